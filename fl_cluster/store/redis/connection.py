@@ -1,0 +1,137 @@
+"""One connection pool to Redis, its scripts, and the translation of its failures.
+
+Invariant: nothing but `StoreUnavailable` and `StoreCorrupt` leaves this package when Redis
+misbehaves; callers never see an exception of the client library.
+Every command has a deadline.  A command is sent again once when its pooled connection turns
+out to be dead; that is safe because every script of ours gives the same answer to the same
+call (see the headers of scripts/*.lua).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio as redis_asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from fl_cluster.errors import StoreCorrupt, StoreUnavailable
+
+if TYPE_CHECKING:
+    from redis.commands.core import AsyncScript
+
+Argument = bytes | memoryview | str | int | float
+
+UNAVAILABLE = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    OSError,
+    TimeoutError,
+)
+
+CONDITIONS = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "NOAUTH", "NOPERM", "OOM", "READONLY")
+"""First words of error replies that speak of Redis's condition and not of our command."""
+
+
+@contextlib.contextmanager
+def faults(operation: str) -> Iterator[None]:
+    """Turn the client library's exceptions inside the block into faults of ours."""
+    try:
+        yield
+    except UNAVAILABLE as exc:
+        raise StoreUnavailable(operation, str(exc) or type(exc).__name__) from exc
+    except exceptions.ResponseError as exc:
+        reason = str(exc)
+        if any(word in reason for word in CONDITIONS):
+            raise StoreUnavailable(operation, reason) from exc
+        raise StoreCorrupt(f"{operation}: Redis refused the command: {reason}") from exc
+    except exceptions.RedisError as exc:
+        raise StoreUnavailable(operation, f"{type(exc).__name__}: {exc}") from exc
+
+
+class Connection:
+    """A pool of connections to one Redis, with the scripts loaded by name.
+
+    `url` is `redis://...` or `unix://...`; `timeout_ms` bounds every command and the wait
+    for a free connection.
+    """
+
+    def __init__(self, url: str, *, timeout_ms: int = 5_000, pool_size: int = 16) -> None:
+        seconds = timeout_ms / 1000
+        options: dict[str, Any] = {
+            "max_connections": pool_size,
+            "timeout": seconds,
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 1),
+            "retry_on_error": [exceptions.ConnectionError],
+        }
+        if not url.startswith("unix"):
+            options["socket_keepalive"] = True
+        pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
+        self.client: redis_asyncio.Redis = redis_asyncio.Redis.from_pool(pool)
+        self._scripts: dict[str, AsyncScript] = {}
+
+    def _script(self, name: str) -> AsyncScript:
+        script = self._scripts.get(name)
+        if script is None:
+            text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+            script = self._scripts[name] = self.client.register_script(text)
+        return script
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """The raw reply of scripts/`name`.lua; it is loaded again when Redis forgot it."""
+        with faults(name):
+            return await self._script(name)(keys=list(keys), args=list(args))
+
+    async def command(self, *args: Argument) -> Any:
+        """The raw reply of one command."""
+        with faults(str(args[0])):
+            return await self.client.execute_command(*args)
+
+    async def ping(self) -> None:
+        """Return when Redis answers; `StoreUnavailable` says why it does not."""
+        await self.command("PING")
+
+    async def now_ms(self) -> int:
+        """The cluster's time: Redis's clock, in milliseconds since the epoch."""
+        with faults("TIME"):
+            seconds, micros = await self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def publish(self, channel: str, word: str) -> None:
+        """Tell every listener on `channel`; nobody may depend on having heard it."""
+        await self.command("PUBLISH", channel, word)
+
+    async def listen(self, channel: str) -> AsyncIterator[str]:
+        """Words published on `channel` from now on; ends with a fault when the link breaks.
+
+        The first word is `subscribed`, so that the caller can read what it may have missed.
+        """
+        subscription = self.client.pubsub()
+        try:
+            with faults("SUBSCRIBE"):
+                await subscription.subscribe(channel)
+            while True:
+                with faults("SUBSCRIBE"):
+                    message = await subscription.get_message(timeout=None)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    yield "subscribed"
+                elif message["type"] == "message":
+                    yield message["data"].decode()
+        finally:
+            await subscription.aclose()  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        """Give every connection back to the operating system."""
+        await self.client.aclose(close_connection_pool=True)
