@@ -83,7 +83,10 @@ class Connection:
     def _script(self, name: str) -> AsyncScript:
         script = self._scripts.get(name)
         if script is None:
-            text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+            folder = resources.files(__package__).joinpath("scripts")
+            text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+            if text.startswith("-- needs prelude"):
+                text = folder.joinpath("prelude.lua").read_text("utf-8") + text
             script = self._scripts[name] = self.client.register_script(text)
         return script
 
@@ -95,7 +98,7 @@ class Connection:
     async def command(self, *args: Argument) -> Any:
         """The raw reply of one command."""
         with faults(str(args[0])):
-            return await self.client.execute_command(*args)
+            return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
 
     async def ping(self) -> None:
         """Return when Redis answers; `StoreUnavailable` says why it does not."""

@@ -1,0 +1,149 @@
+"""What can happen to a round, and the words that answer it.
+
+A verdict has one spelling everywhere: the reply of the Lua script, the value here, the word
+on the wire, the label of the metric, the field of the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fl_cluster.rounds.phases import Reason, RoundRef
+from fl_cluster.rounds.plan import Millis
+
+
+class Verdict(StrEnum):
+    """The answer to one event."""
+
+    ACCEPTED = "accepted"
+    MOVED_ON = "moved_on"
+    """The event names a round that is not the current one; look again and decide anew."""
+    LATE = "late"
+    """A window has closed; the round is over as soon as somebody ticks."""
+    COHORT_FULL = "cohort_full"
+    ALREADY_CHECKED_IN = "already_checked_in"
+    ENOUGH = "enough"
+    """The round takes no further update."""
+    NOT_IN_COHORT = "not_in_cohort"
+    STALE_ROUND = "stale_round"
+    """The device speaks of another round than the current one."""
+    DUPLICATE = "duplicate"
+    PENDING = "pending"
+    """Not decided yet: this device's update, or the last free place, is being committed."""
+    UNCLAIMED = "unclaimed"
+    """The member reports an update that it does not hold a claim for."""
+    FENCED = "fenced"
+    """The member was declared dead and may not change anything any more."""
+    NOTHING_TO_FINISH = "nothing_to_finish"
+    LEASED = "leased"
+    """Another member is finishing the round."""
+    LEASE_LOST = "lease_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A device offers to take part."""
+
+    ref: RoundRef
+    device: str
+    data_size: int
+    eval_data_size: int
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A member has an update in hand that is fit to be added, and asks whether to."""
+
+    ref: RoundRef
+    member: str
+    device: str
+    number: int
+    """The round that the device says its update is for."""
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A member gives up claims whose updates it could not add."""
+
+    ref: RoundRef
+    member: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A member has stored a partial that holds these updates beside all it reported before."""
+
+    ref: RoundRef
+    member: str
+    devices: tuple[str, ...]
+    partial: str
+    """Pointer to the stored partial; a repeat of the same event carries the same pointer."""
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLost:
+    """A member was declared dead."""
+
+    member: str
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+    ref: RoundRef
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The round is to end without a new model, for a reason other than time."""
+
+    ref: RoundRef
+    reason: Reason
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """A member offers to finish the round."""
+
+    ref: RoundRef
+    member: str
+    lease_ms: int
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The member that finished the round makes the outcome visible."""
+
+    ref: RoundRef
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServed:
+    """A device was handed the model that the round before this one ended with."""
+
+    ref: RoundRef
+
+
+Event = (
+    CheckIn
+    | Claim
+    | Release
+    | Report
+    | MemberLost
+    | Tick
+    | Abort
+    | TakeLease
+    | Publish
+    | ModelServed
+)

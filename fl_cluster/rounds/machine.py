@@ -1,0 +1,285 @@
+"""`step`: one event happens to a round; what follows.
+
+Invariants, each a property test:
+- a refused event changes nothing: the very same round comes back;
+- an event for another round is refused before anything else;
+- a member that was declared dead changes nothing any more;
+- an update is counted at most once, and only for a device of the cohort;
+- the cohort never exceeds its size, nor the counted updates the goal;
+- any run of ticks ends a collecting round; a round that is being finished is always free
+  to be leased when its lease has run out.
+The scripts in store/redis/scripts do the same to the stored round, one script per event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from fl_cluster.rounds.events import (
+    Abort,
+    CheckIn,
+    Claim,
+    Event,
+    MemberLost,
+    ModelServed,
+    Publish,
+    Release,
+    Report,
+    TakeLease,
+    Tick,
+    Verdict,
+)
+from fl_cluster.rounds.phases import (
+    Abandoned,
+    Abandoning,
+    Admission,
+    Aggregating,
+    Collecting,
+    Committed,
+    Counted,
+    Ending,
+    Lease,
+    Phase,
+    Reason,
+    Reporting,
+    Selecting,
+    Waiting,
+)
+from fl_cluster.rounds.plan import Millis, RoundPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round in some phase, with what outlives it."""
+
+    phase: Phase
+    fenced: frozenset[str] = frozenset()
+    """Members that were declared dead."""
+    served: bool = True
+    """Whether any device has been handed the model that the round before ended with.  Until
+    then an update for that round is told that the round has enough, not that it is stale:
+    the device cannot know yet that its round is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of the round, and the answer to the event."""
+
+    round: Round
+    verdict: Verdict
+
+
+def step(before: Round, event: Event) -> Step:
+    """The round after the event, and the verdict on it."""
+    if not isinstance(event, MemberLost) and event.ref != before.phase.ref:
+        return Step(before, Verdict.MOVED_ON)
+    if isinstance(event, Claim | Release | Report | TakeLease | Publish) and (
+        event.member in before.fenced
+    ):
+        return Step(before, Verdict.FENCED)
+    if isinstance(event, MemberLost):
+        return _lose(before, event.member)
+    if isinstance(event, ModelServed):
+        after = before if before.served else replace(before, served=True)
+        return Step(after, Verdict.ACCEPTED)
+    if (
+        isinstance(event, Claim)
+        and not before.served
+        and event.number == before.phase.ref.number - 1
+    ):
+        return Step(before, Verdict.ENOUGH)
+    phase, verdict = _apply(before.phase, event)
+    if phase is before.phase:
+        return Step(before, verdict)
+    return Step(replace(before, phase=phase), verdict)
+
+
+def _apply(
+    phase: Phase, event: CheckIn | Claim | Release | Report | Tick | Abort | TakeLease | Publish
+) -> tuple[Phase, Verdict]:
+    match event:
+        case CheckIn():
+            return _check_in(phase, event)
+        case Claim():
+            return _claim(phase, event)
+        case Release():
+            return _release(phase, event)
+        case Report():
+            return _report(phase, event)
+        case Tick():
+            return _tick(phase, event.at)
+        case Abort():
+            return _abort(phase, event.reason, event.at)
+        case TakeLease():
+            return _take_lease(phase, event)
+        case Publish():
+            return _publish(phase, event)
+        case _:
+            assert_never(event)
+
+
+def _lose(before: Round, member: str) -> Step:
+    if member in before.fenced:
+        return Step(before, Verdict.ACCEPTED)
+    phase = before.phase
+    if isinstance(phase, Selecting | Reporting):
+        kept = {device: holder for device, holder in phase.claims.items() if holder != member}
+        phase = replace(phase, claims=kept)
+    elif isinstance(phase, Aggregating | Abandoning) and _holds_lease(phase, member):
+        phase = replace(phase, lease=None)
+    return Step(replace(before, phase=phase, fenced=before.fenced | {member}), Verdict.ACCEPTED)
+
+
+def _holds_lease(phase: Ending, member: str) -> bool:
+    return phase.lease is not None and phase.lease.member == member
+
+
+def _check_in(phase: Phase, event: CheckIn) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Waiting):
+        phase = Selecting(phase.ref, phase.plan, event.at, {}, {}, {}, {}, None)
+    if not isinstance(phase, Selecting | Reporting):
+        return phase, Verdict.COHORT_FULL
+    if phase.overdue(event.at) is not None:
+        return phase, Verdict.LATE
+    if len(phase.cohort) >= phase.plan.cohort_size:
+        return phase, Verdict.COHORT_FULL
+    if event.device in phase.cohort:
+        return phase, Verdict.ALREADY_CHECKED_IN
+    admission = Admission(event.data_size, event.eval_data_size, event.at)
+    grown = replace(phase, cohort={**phase.cohort, event.device: admission})
+    if len(grown.cohort) == grown.plan.cohort_size:
+        grown = _filled(grown)
+    return grown, Verdict.ACCEPTED
+
+
+def _filled(phase: Collecting) -> Reporting:
+    return Reporting(
+        phase.ref,
+        phase.plan,
+        phase.opened_at,
+        phase.cohort,
+        phase.claims,
+        phase.reports,
+        phase.partials,
+        phase.first_report_at,
+    )
+
+
+def _claim(phase: Phase, event: Claim) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Waiting):
+        return phase, Verdict.NOT_IN_COHORT
+    if not isinstance(phase, Selecting | Reporting):
+        return phase, Verdict.ENOUGH
+    if phase.overdue(event.at) is not None:
+        return phase, Verdict.LATE
+    if event.device not in phase.cohort:
+        return phase, Verdict.NOT_IN_COHORT
+    if event.number != phase.ref.number:
+        return phase, Verdict.STALE_ROUND
+    if event.device in phase.reports:
+        return phase, Verdict.DUPLICATE
+    if event.device in phase.claims:
+        return phase, Verdict.PENDING
+    if len(phase.reports) + len(phase.claims) >= phase.plan.report_goal:
+        return phase, Verdict.PENDING
+    claims = {**phase.claims, event.device: event.member}
+    return replace(phase, claims=claims), Verdict.ACCEPTED
+
+
+def _release(phase: Phase, event: Release) -> tuple[Phase, Verdict]:
+    if not isinstance(phase, Selecting | Reporting):
+        return phase, Verdict.ENOUGH
+    kept = {
+        device: member
+        for device, member in phase.claims.items()
+        if member != event.member or device not in event.devices
+    }
+    if len(kept) == len(phase.claims):
+        return phase, Verdict.ACCEPTED
+    return replace(phase, claims=kept), Verdict.ACCEPTED
+
+
+def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Collecting | Ending) and phase.partials.get(event.member) == event.partial:
+        return phase, Verdict.ACCEPTED
+    if not isinstance(phase, Selecting | Reporting):
+        return phase, Verdict.ENOUGH
+    if phase.overdue(event.at) is not None:
+        return phase, Verdict.LATE
+    if any(phase.claims.get(device) != event.member for device in event.devices):
+        return phase, Verdict.UNCLAIMED
+    first = len(phase.reports) + 1
+    counted = {
+        device: Counted(event.member, first + offset, event.at)
+        for offset, device in enumerate(event.devices)
+    }
+    after = replace(
+        phase,
+        claims={d: m for d, m in phase.claims.items() if d not in counted},
+        reports={**phase.reports, **counted},
+        partials={**phase.partials, event.member: event.partial},
+        first_report_at=event.at if phase.first_report_at is None else phase.first_report_at,
+    )
+    if len(after.reports) < after.plan.report_goal:
+        return after, Verdict.ACCEPTED
+    return (
+        Aggregating(
+            after.ref, after.plan, after.cohort, after.reports, after.partials, event.at, None
+        ),
+        Verdict.ACCEPTED,
+    )
+
+
+def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
+    if not isinstance(phase, Selecting | Reporting):
+        return phase, Verdict.ACCEPTED
+    reason = phase.overdue(at)
+    if reason is None:
+        return phase, Verdict.ACCEPTED
+    return _abandoning(phase, reason, at), Verdict.ACCEPTED
+
+
+def _abandoning(phase: Collecting | Ending, reason: Reason, at: Millis) -> Abandoning:
+    return Abandoning(
+        phase.ref, phase.plan, phase.cohort, phase.reports, phase.partials, at, None, reason
+    )
+
+
+def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
+    match phase:
+        case Waiting():
+            return Abandoning(phase.ref, phase.plan, {}, {}, {}, at, None, reason), Verdict.ACCEPTED
+        case Selecting() | Reporting() | Aggregating():
+            return _abandoning(phase, reason, at), Verdict.ACCEPTED
+        case Abandoning() | Committed() | Abandoned():
+            return phase, Verdict.NOTHING_TO_FINISH
+        case _:
+            assert_never(phase)
+
+
+def _take_lease(phase: Phase, event: TakeLease) -> tuple[Phase, Verdict]:
+    if not isinstance(phase, Aggregating | Abandoning):
+        return phase, Verdict.NOTHING_TO_FINISH
+    held = phase.lease
+    if held is not None and held.member != event.member and event.at < held.until:
+        return phase, Verdict.LEASED
+    lease = Lease(event.member, Millis(event.at + event.lease_ms))
+    return replace(phase, lease=lease), Verdict.ACCEPTED
+
+
+def _publish(phase: Phase, event: Publish) -> tuple[Phase, Verdict]:
+    if not isinstance(phase, Aggregating | Abandoning):
+        return phase, Verdict.NOTHING_TO_FINISH
+    if not _holds_lease(phase, event.member):
+        return phase, Verdict.LEASE_LOST
+    if isinstance(phase, Aggregating):
+        return Committed(phase.ref, len(phase.reports)), Verdict.ACCEPTED
+    return Abandoned(phase.ref, phase.reason), Verdict.ACCEPTED
+
+
+def open_next(finished: Round, plan: RoundPlan) -> Round:
+    """The round after a finished one."""
+    phase = finished.phase
+    assert isinstance(phase, Committed | Abandoned), phase
+    return Round(Waiting(phase.ref.next(), plan), finished.fenced, served=False)

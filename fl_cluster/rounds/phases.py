@@ -1,0 +1,176 @@
+"""The phases of a round; each holds only what is known in it.
+
+    Waiting -> Selecting -> Reporting -> Aggregating -> Committed
+                   |            |
+                   +------------+-----> Abandoning  -> Abandoned
+
+Updates are counted while the cohort still fills: a device that was admitted early need not
+wait for the others.  `Aggregating` and `Abandoning` are work that any member may do: they
+carry a lease, and a lease that ran out is free for the next one who looks.
+Not here: the weights themselves, which no decision depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fl_cluster.rounds.plan import Millis, RoundPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRef:
+    """Which round, and which try at it: the fencing token in every write."""
+
+    instance: str
+    number: int
+    attempt: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.number}.{self.attempt}@{self.instance}"
+
+    @classmethod
+    def parse(cls, text: str) -> RoundRef:
+        """The reference that `str` wrote; ValueError when it did not."""
+        numbers, instance = text.split("@", 1)
+        number, attempt = numbers.split(".")
+        return cls(instance, int(number), int(attempt))
+
+    def next(self) -> RoundRef:
+        """The reference of the round after this one."""
+        return RoundRef(self.instance, self.number + 1)
+
+
+class Reason(StrEnum):
+    """Why a round was abandoned."""
+
+    SELECT_WINDOW = "select_window"
+    REPORT_WINDOW = "report_window"
+    ROUND_WINDOW = "round_window"
+    AGGREGATE_FAILED = "aggregate_failed"
+    JOB_DISABLED = "job_disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a device declared when it checked in."""
+
+    data_size: int
+    eval_data_size: int
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """One counted update: when, by which member, and which in order (from 1)."""
+
+    member: str
+    position: int
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one member to finish the round, until an instant."""
+
+    member: str
+    until: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Open, and nobody has checked in yet."""
+
+    ref: RoundRef
+    plan: RoundPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """Common to the two phases in which updates are taken; never used by itself."""
+
+    ref: RoundRef
+    plan: RoundPlan
+    opened_at: Millis
+    cohort: Mapping[str, Admission]
+    claims: Mapping[str, str]
+    reports: Mapping[str, Counted]
+    partials: Mapping[str, str]
+    first_report_at: Millis | None
+
+    def deadlines(self) -> tuple[tuple[Millis, Reason], ...]:
+        """The instants at which this phase ends the round, and for what reason."""
+        found: list[tuple[Millis, Reason]] = []
+        if len(self.cohort) < self.plan.cohort_size:
+            found.append(
+                (Millis(self.opened_at + self.plan.select_window_ms), Reason.SELECT_WINDOW)
+            )
+        if self.first_report_at is not None:
+            found.append(
+                (Millis(self.first_report_at + self.plan.report_window_ms), Reason.REPORT_WINDOW)
+            )
+        found.append((Millis(self.opened_at + self.plan.round_window_ms), Reason.ROUND_WINDOW))
+        return tuple(found)
+
+    def overdue(self, at: Millis) -> Reason | None:
+        """Why the round has run out of time at this instant, if it has.
+
+        The instant of a deadline itself is already too late, so that two members comparing
+        the same two integers never disagree.
+        """
+        return next((reason for deadline, reason in self.deadlines() if at >= deadline), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Selecting(Collecting):
+    """The cohort has room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting(Collecting):
+    """The cohort is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Common to the two phases in which the round is finished; never used by itself."""
+
+    ref: RoundRef
+    plan: RoundPlan
+    cohort: Mapping[str, Admission]
+    reports: Mapping[str, Counted]
+    partials: Mapping[str, str]
+    since: Millis
+    lease: Lease | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregating(Ending):
+    """The goal was met: the partials are to be merged and the model published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoning(Ending):
+    """Time ran out: the round is to be recorded, and the model stays as it was."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Over, with a new model."""
+
+    ref: RoundRef
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Over, with the model it started from."""
+
+    ref: RoundRef
+    reason: Reason
+
+
+Phase = Waiting | Selecting | Reporting | Aggregating | Abandoning | Committed | Abandoned

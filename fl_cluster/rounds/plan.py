@@ -1,0 +1,50 @@
+"""What a round aims at: how many devices, how many updates, how long.  Arithmetic only.
+
+A round admits devices until `cohort_size` are in.  It collects updates from the moment the
+first device is in, and ends well as soon as `report_goal` updates are counted.  It is
+abandoned when a window closes first: `select_window_ms` after the first check-in without a
+full cohort, `report_window_ms` after the first counted update without the goal, or
+`round_window_ms` after the first check-in, whatever is missing.  A round that nobody has
+checked in to waits for ever: it costs nothing and harms nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NewType
+
+import numpy as np
+
+Millis = NewType("Millis", int)
+"""An instant on the cluster's clock (the store's), in milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """The numbers that govern one round; fixed when the round opens."""
+
+    cohort_size: int
+    report_goal: int
+    select_window_ms: int
+    report_window_ms: int
+    round_window_ms: int
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.report_goal <= self.cohort_size, self
+        assert min(self.select_window_ms, self.report_window_ms, self.round_window_ms) >= 1, self
+
+    @property
+    def longest_ms(self) -> int:
+        """How long a round can take from its first check-in when everything is just in time."""
+        return min(self.select_window_ms + self.report_window_ms, self.round_window_ms)
+
+
+def report_goal(cohort_size: int, ratio: float) -> int:
+    """How many updates end the round: ceil(cohort_size * ratio), in float32.
+
+    Single precision is part of the contract: 10 * 0.1 is exactly 1 there, while the double
+    that is nearest to 0.1f times 10 is above 1 and would ask for a second update.
+    """
+    product = np.float32(cohort_size) * np.float32(ratio)
+    return max(1, min(cohort_size, math.ceil(product)))

@@ -1,0 +1,289 @@
+"""The stores' ports over plain objects: the executable specification of the Redis adapters.
+
+The round is exactly what `rounds.step` makes of it.  Nothing here survives the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import cast
+
+from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.events import (
+    Abort,
+    CheckIn,
+    Claim,
+    Event,
+    MemberLost,
+    ModelServed,
+    Publish,
+    Release,
+    Report,
+    TakeLease,
+    Tick,
+    Verdict,
+)
+from fl_cluster.rounds.machine import Round, open_next, step
+from fl_cluster.rounds.phases import (
+    Abandoning,
+    Aggregating,
+    Collecting,
+    Ending,
+    Reason,
+    Reporting,
+    RoundRef,
+    Selecting,
+    Waiting,
+)
+from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.store.ports import (
+    Buffer,
+    ClaimRequest,
+    JobRecord,
+    ModelRecord,
+    Offer,
+    Outcome,
+    Receipt,
+    ReportBatch,
+    ReportedUpdate,
+    ReportOutcome,
+    Snapshot,
+    UpdateRecord,
+)
+
+PHASE_WORDS = {
+    Waiting: "waiting",
+    Selecting: "selecting",
+    Reporting: "reporting",
+    Aggregating: "aggregating",
+    Abandoning: "abandoning",
+}
+
+KEPT_MODELS = 3
+
+
+class MemoryJobStore:
+    """`JobStore` in one process."""
+
+    def __init__(self) -> None:
+        self.record: JobRecord | None = None
+        self.rounds: MemoryRoundStore | None = None
+        self.kept: dict[int, ModelRecord] = {}
+        self._clock: Callable[[], int] = lambda: 0
+
+    def use_clock(self, clock: Callable[[], int]) -> None:
+        """Take instants from `clock` (milliseconds) where the caller gives none."""
+        self._clock = clock
+
+    async def open(
+        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+    ) -> bool:
+        if self.record is not None:
+            return False
+        self.record = job
+        self.kept = {model.number: model}
+        self.rounds = MemoryRoundStore(self, first, plan, self._clock)
+        return True
+
+    async def job(self) -> JobRecord | None:
+        return self.record
+
+    async def models(self) -> Mapping[int, ModelRecord]:
+        return dict(self.kept)
+
+
+class MemoryRoundStore:
+    """`RoundStore` in one process: `step`, and what it says."""
+
+    def __init__(
+        self, jobs: MemoryJobStore, first: RoundRef, plan: RoundPlan, clock: Callable[[], int]
+    ) -> None:
+        self._jobs = jobs
+        self._plan = plan
+        self._clock = clock
+        self._round = Round(Waiting(first, plan))
+        self._closed = False
+        self._finished: dict[RoundRef, Ending] = {}
+        self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
+        self._visits: dict[RoundRef, dict[str, int]] = {}
+
+    async def snapshot(self) -> Snapshot | None:
+        phase = self._round.phase
+        collecting = phase if isinstance(phase, Collecting) else None
+        ending = phase if isinstance(phase, Ending) else None
+        lease = ending.lease if ending else None
+        return Snapshot(
+            ref=phase.ref,
+            phase="closed" if self._closed else PHASE_WORDS[cast("type[Waiting]", type(phase))],
+            plan=self._plan,
+            opened_at=collecting.opened_at if collecting else None,
+            deadline=min(d for d, _ in collecting.deadlines()) if collecting else None,
+            reason=phase.reason if isinstance(phase, Abandoning) else None,
+            lease_member=lease.member if lease else None,
+            lease_until=lease.until if lease else None,
+            served=self._round.served,
+        )
+
+    async def load(self) -> Round:
+        return self._round
+
+    async def check_in(
+        self, ref: RoundRef, offers: Sequence[Offer], at: Millis | None = None
+    ) -> Sequence[Verdict]:
+        return [
+            self._step(CheckIn(ref, o.device, o.data_size, o.eval_data_size, self._at(at)))
+            for o in offers
+        ]
+
+    async def claim(
+        self,
+        ref: RoundRef,
+        member: str,
+        requests: Sequence[ClaimRequest],
+        at: Millis | None = None,
+    ) -> Sequence[Verdict]:
+        return [
+            self._step(Claim(ref, member, request.device, request.number, self._at(at)))
+            for request in requests
+        ]
+
+    async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
+        return self._step(Release(ref, member, tuple(devices)))
+
+    async def report(
+        self, ref: RoundRef, member: str, batch: ReportBatch, at: Millis | None = None
+    ) -> ReportOutcome:
+        devices = tuple(update.device for update in batch.updates)
+        verdict = self._step(Report(ref, member, devices, batch.partial, self._at(at)))
+        phase = self._round.phase
+        if verdict is not Verdict.ACCEPTED or not isinstance(phase, Collecting | Ending):
+            return ReportOutcome(verdict, ())
+        kept = self._updates.setdefault(ref, {})
+        kept.update({update.device: update for update in batch.updates})
+        return ReportOutcome(verdict, [phase.reports[device].position for device in devices])
+
+    async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        return self._step(Tick(ref, self._at(at)))
+
+    async def abort(self, ref: RoundRef, reason: Reason, at: Millis | None = None) -> Verdict:
+        return self._step(Abort(ref, reason, self._at(at)))
+
+    async def take_lease(
+        self, ref: RoundRef, member: str, lease_ms: int, at: Millis | None = None
+    ) -> Verdict:
+        return self._step(TakeLease(ref, member, lease_ms, self._at(at)))
+
+    async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
+        ending = self._round.phase
+        verdict = self._step(Publish(ref, member))
+        if verdict is not Verdict.ACCEPTED:
+            return verdict
+        assert isinstance(ending, Ending)
+        self._finished[ref] = ending
+        self._jobs.kept[ref.number] = outcome.model
+        self._jobs.kept.pop(ref.number - KEPT_MODELS, None)
+        self._round = open_next(self._round, self._plan)
+        self._closed = outcome.finishes_job
+        return verdict
+
+    async def model_served(self, ref: RoundRef) -> Verdict:
+        return self._step(ModelServed(ref))
+
+    async def member_lost(self, member: str, at: Millis | None = None) -> Verdict:
+        return self._step(MemberLost(member, self._at(at)))
+
+    async def partials(self, ref: RoundRef) -> Mapping[str, str]:
+        known = self._known(ref)
+        return dict(sorted(known.partials.items())) if known else {}
+
+    async def reported(self, ref: RoundRef) -> Sequence[ReportedUpdate]:
+        known = self._known(ref)
+        if known is None:
+            return []
+        found = []
+        for device, counted in sorted(known.reports.items()):
+            update, admission = self._updates[ref][device], known.cohort[device]
+            found.append(
+                ReportedUpdate(
+                    device=device,
+                    member=counted.member,
+                    position=counted.position,
+                    at=counted.at,
+                    digest=update.digest,
+                    loss=update.loss,
+                    accuracy=update.accuracy,
+                    data_size=admission.data_size,
+                    eval_data_size=admission.eval_data_size,
+                    checked_in_at=admission.at,
+                )
+            )
+        return found
+
+    async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
+        known = self._known(ref)
+        if known is None or device not in known.reports:
+            return None
+        digest = self._updates[ref][device].digest
+        return Receipt(ref.number, digest, known.reports[device].position)
+
+    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
+        known = self._known(ref)
+        if known is None or device not in known.cohort:
+            return None
+        declared = known.cohort[device]
+        return Offer(device, declared.data_size, declared.eval_data_size)
+
+    async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
+        visits = self._visits.setdefault(ref, {})
+        for name, count in counts.items():
+            visits[name] = visits.get(name, 0) + count
+
+    async def visits(self, ref: RoundRef) -> Mapping[str, int]:
+        return dict(self._visits.get(ref, {}))
+
+    def _at(self, at: Millis | None) -> Millis:
+        return Millis(self._clock()) if at is None else at
+
+    def _step(self, event: Event) -> Verdict:
+        if self._closed and not isinstance(event, MemberLost | ModelServed):
+            return Verdict.ENOUGH if isinstance(event, Claim | Report) else Verdict.COHORT_FULL
+        result = step(self._round, event)
+        self._round = result.round
+        return result.verdict
+
+    def _known(self, ref: RoundRef) -> Collecting | Ending | None:
+        if ref in self._finished:
+            return self._finished[ref]
+        phase = self._round.phase
+        return phase if phase.ref == ref and isinstance(phase, Collecting | Ending) else None
+
+
+class MemoryBlobStore:
+    """`BlobStore` in one process."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+
+    async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
+        assert name not in self._blobs, f"blob {name} is written twice"
+        assert lifetime_ms is None or lifetime_ms > 0
+        self._blobs[name] = bytes(data)
+
+    async def get(self, name: str, into: memoryview) -> None:
+        target = into.cast("B")
+        found = self._blobs.get(name)
+        if found is None or len(found) != len(target):
+            state = "missing" if found is None else f"{len(found)} bytes long"
+            raise StoreCorrupt(f"blob {name} is {state}; expected {len(target)} bytes")
+        target[:] = found
+
+    async def drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._blobs.pop(name, None)
+
+
+class MemoryEvents:
+    """`Events` without any: members learn everything by looking."""
+
+    async def listen(self) -> AsyncIterator[str]:
+        yield "subscribed"

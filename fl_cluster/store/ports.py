@@ -1,0 +1,268 @@
+"""What the cluster needs from the place that keeps its shared state.
+
+Two stores have these ports: `store.memory`, which calls the pure round machine and is the
+executable specification, and `store.redis`, whose scripts do the same atomically for many
+members.  One contract suite holds both to it.
+
+Every method may raise `StoreUnavailable` (nothing is known about the outcome; asking again
+with the same arguments is safe) and `StoreCorrupt`.  Instants are the store's own clock
+unless a test passes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.machine import Round
+from fl_cluster.rounds.phases import Reason, RoundRef
+from fl_cluster.rounds.plan import Millis, RoundPlan
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A device that wants to check in, and what it declares."""
+
+    device: str
+    data_size: int
+    eval_data_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A device whose update is in hand, and the round it says the update is for."""
+
+    device: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """What is kept of one counted update beside its share of the sum."""
+
+    device: str
+    digest: str
+    """SHA-256 of the request body, hex."""
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBatch:
+    """Updates that one stored partial newly holds."""
+
+    updates: Sequence[UpdateRecord]
+    partial: str
+    """Pointer to the partial; unique for every commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOutcome:
+    """The verdict on a batch and, when accepted, each update's position from 1."""
+
+    verdict: Verdict
+    positions: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that an update was counted."""
+
+    round_number: int
+    digest: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedUpdate:
+    """One counted update as the round's summary needs it."""
+
+    device: str
+    member: str
+    position: int
+    at: Millis
+    digest: str
+    loss: float
+    accuracy: float
+    data_size: int
+    eval_data_size: int
+    checked_in_at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The current round as a member caches it: enough to answer with, not to decide with."""
+
+    ref: RoundRef
+    phase: str
+    """waiting | selecting | reporting | aggregating | abandoning | closed."""
+    plan: RoundPlan
+    opened_at: Millis | None
+    deadline: Millis | None
+    """The earliest instant at which time ends the round; None when none is set."""
+    reason: Reason | None
+    lease_member: str | None
+    lease_until: Millis | None
+    served: bool
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether devices may check in or report."""
+        return self.phase in ("waiting", "selecting", "reporting")
+
+    @property
+    def needs_finishing(self) -> bool:
+        """Whether some member has to aggregate or record this round."""
+        return self.phase in ("aggregating", "abandoning")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the job has run all its rounds."""
+        return self.phase == "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Where a model is and how the next round's sums are scaled."""
+
+    number: int
+    """The round that ended with this model; 0 for the initial one."""
+    blob: str
+    byte_count: int
+    digest: str
+    """SHA-256 of the model's bytes, hex."""
+    exponents: Sequence[int]
+    """Per aggregated tensor, the scale exponent of sums that start from this model."""
+    left_out: Sequence[str] = ()
+    """Aggregated tensors that nobody uploaded in that round."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One training run as all members share it."""
+
+    instance: str
+    state: str
+    """running | disabled | finished | stopped."""
+    rounds_total: int
+    hyper_parameters: str
+    """JSON object under the names of the management plane."""
+    layout: str
+    """JSON list of tensors: name, shape, whether aggregated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a finished round becomes visible."""
+
+    model: ModelRecord
+    finishes_job: bool
+
+
+class RoundStore(Protocol):
+    """The current round.  Each method is atomic, whoever calls it at the same time."""
+
+    async def snapshot(self) -> Snapshot | None:
+        """The current round; None when the store has no job."""
+
+    async def load(self) -> Round:
+        """The current round in full, as the machine has it."""
+
+    async def check_in(
+        self, ref: RoundRef, offers: Sequence[Offer], at: Millis | None = None
+    ) -> Sequence[Verdict]:
+        """One verdict per offer."""
+
+    async def claim(
+        self,
+        ref: RoundRef,
+        member: str,
+        requests: Sequence[ClaimRequest],
+        at: Millis | None = None,
+    ) -> Sequence[Verdict]:
+        """One verdict per request; an accepted one must end in `report` or `release`."""
+
+    async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
+        """Give up claims of this member."""
+
+    async def report(
+        self, ref: RoundRef, member: str, batch: ReportBatch, at: Millis | None = None
+    ) -> ReportOutcome:
+        """Count a batch of claimed updates; all of it or nothing."""
+
+    async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        """Let time do what it does."""
+
+    async def abort(self, ref: RoundRef, reason: Reason, at: Millis | None = None) -> Verdict:
+        """End the round without a new model."""
+
+    async def take_lease(
+        self, ref: RoundRef, member: str, lease_ms: int, at: Millis | None = None
+    ) -> Verdict:
+        """Take over finishing the round."""
+
+    async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
+        """Make the outcome visible and open the next round."""
+
+    async def model_served(self, ref: RoundRef) -> Verdict:
+        """Note that a device has been handed the model this round starts from."""
+
+    async def member_lost(self, member: str, at: Millis | None = None) -> Verdict:
+        """Fence a member and free its claims and its lease."""
+
+    async def partials(self, ref: RoundRef) -> Mapping[str, str]:
+        """Member -> pointer to its stored partial, in a fixed order."""
+
+    async def reported(self, ref: RoundRef) -> Sequence[ReportedUpdate]:
+        """Every counted update of the round, ordered by device."""
+
+    async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
+        """The receipt of this device's counted update; None when it has none."""
+
+    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
+        """What the device declared at its check-in to this round; None when it is not in it."""
+
+    async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
+        """Add to the round's counters of requests by kind and outcome."""
+
+    async def visits(self, ref: RoundRef) -> Mapping[str, int]:
+        """The round's counters so far."""
+
+
+class JobStore(Protocol):
+    """The job's records: one run at a time, and its last three models."""
+
+    async def open(
+        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+    ) -> bool:
+        """Create the job's records; False when they exist already and nothing was changed."""
+
+    async def job(self) -> JobRecord | None:
+        """The current run; None when there is none."""
+
+    async def models(self) -> Mapping[int, ModelRecord]:
+        """Round number -> model, the last three."""
+
+
+class BlobStore(Protocol):
+    """Large immutable byte strings under names that are never used twice."""
+
+    async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
+        """Store `data`; for ever when no lifetime is given."""
+
+    async def get(self, name: str, into: memoryview) -> None:
+        """Fill `into` with the blob; StoreCorrupt when it is missing or of another size."""
+
+    async def drop(self, names: Sequence[str]) -> None:
+        """Forget blobs; names that do not exist are passed over."""
+
+
+class Events(Protocol):
+    """Words about changes of the job.  Hearing one is never needed to be right, only quick."""
+
+    def listen(self) -> AsyncIterator[str]:
+        """Words from now on, the first of them `subscribed`; a fault when the link breaks."""

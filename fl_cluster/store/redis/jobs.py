@@ -1,0 +1,104 @@
+"""The job's records, blobs and events in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.plan import RoundPlan
+from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord
+from fl_cluster.store.redis import records
+from fl_cluster.store.redis.connection import Argument, Connection
+from fl_cluster.store.redis.keys import JOBS, JobKeys
+
+CHUNK_BYTES = 64 * 1024 * 1024
+"""Largest Redis string we write: a string ends at 512 MB, and one this long holds up the
+server for tens of milliseconds."""
+
+
+class RedisJobStore:
+    """`JobStore` over one job's keys."""
+
+    def __init__(self, connection: Connection, keys: JobKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    async def open(
+        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+    ) -> bool:
+        fields = records.job_fields(job)
+        args: list[Argument] = [model.number, records.model_text(model), len(fields)]
+        for name, value in (*fields.items(), *records.first_round_fields(first, plan).items()):
+            args += (name, value)
+        keys = (self._keys.instance, self._keys.round, self._keys.models)
+        word = await self._connection.run("open_job", keys, args)
+        await self._connection.command("SADD", JOBS, self._keys.name)
+        return bool(word == b"created")
+
+    async def job(self) -> JobRecord | None:
+        raw = await self._connection.command("HGETALL", self._keys.instance)
+        return records.job_of(records.text_fields(_pairs(raw))) if raw else None
+
+    async def cluster_state(self) -> str | None:
+        """The run's state word; None when no run is known."""
+        raw = await self._connection.command("HGET", self._keys.instance, "state")
+        return raw.decode() if raw else None
+
+    async def models(self) -> Mapping[int, ModelRecord]:
+        raw = _pairs(await self._connection.command("HGETALL", self._keys.models))
+        return {int(n): records.model_of(int(n), text.decode()) for n, text in raw.items()}
+
+
+def _pairs(raw: Mapping[bytes, bytes] | list[bytes]) -> Mapping[bytes, bytes]:
+    if isinstance(raw, list):
+        return dict(zip(raw[::2], raw[1::2], strict=True))
+    return raw
+
+
+class RedisBlobStore:
+    """`BlobStore`: a blob is one string, or several when it is longer than a chunk."""
+
+    def __init__(self, connection: Connection, keys: JobKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
+        view = memoryview(data).cast("B")
+        expiry: tuple[Argument, ...] = () if lifetime_ms is None else ("PX", lifetime_ms)
+        for start in range(0, len(view), CHUNK_BYTES):
+            chunk = view[start : start + CHUNK_BYTES]
+            await self._connection.command("SET", self._chunk_key(name, start), chunk, *expiry)
+
+    async def get(self, name: str, into: memoryview) -> None:
+        target = into.cast("B")
+        offset = 0
+        while offset < len(target):
+            chunk = await self._connection.command("GET", self._chunk_key(name, offset))
+            if chunk is None or offset + len(chunk) > len(target):
+                found = "missing" if chunk is None else f"{offset + len(chunk)} bytes long"
+                raise StoreCorrupt(
+                    f"blob {name} is {found} at byte {offset}; expected {len(target)} bytes"
+                )
+            target[offset : offset + len(chunk)] = chunk
+            offset += len(chunk)
+
+    async def drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            offset = 0
+            while await self._connection.command("UNLINK", self._chunk_key(name, offset)):
+                offset += CHUNK_BYTES
+
+    def _chunk_key(self, name: str, offset: int) -> str:
+        return self._keys.blob(f"{name}+{offset}" if offset else name)
+
+
+class RedisEvents:
+    """`Events` over the job's channel."""
+
+    def __init__(self, connection: Connection, keys: JobKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    def listen(self) -> AsyncIterator[str]:
+        return self._connection.listen(self._keys.events)

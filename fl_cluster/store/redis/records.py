@@ -1,0 +1,260 @@
+"""Hash fields in Redis <-> phases and records.  Field names are the store's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.machine import Round
+from fl_cluster.rounds.phases import (
+    Abandoning,
+    Admission,
+    Aggregating,
+    Counted,
+    Lease,
+    Phase,
+    Reason,
+    Reporting,
+    RoundRef,
+    Selecting,
+    Waiting,
+)
+from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.store.ports import (
+    JobRecord,
+    ModelRecord,
+    Offer,
+    Receipt,
+    ReportedUpdate,
+    Snapshot,
+    UpdateRecord,
+)
+
+Fields = Mapping[str, str]
+
+PLAN_FIELDS = (
+    "cohort_size",
+    "report_goal",
+    "select_window_ms",
+    "report_window_ms",
+    "round_window_ms",
+)
+
+
+def text_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash as Redis returns it, as text.  Device ids keep their exact bytes."""
+    return {_text(key): _text(value) for key, value in raw.items()}
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def encode_id(device: str) -> bytes:
+    """The exact bytes of a device id that came over the wire."""
+    return device.encode("utf-8", "surrogateescape")
+
+
+def first_round_fields(ref: RoundRef, plan: RoundPlan) -> dict[str, str]:
+    """The hash of a round that nobody has checked in to."""
+    fields = {
+        "ref": str(ref),
+        "number": str(ref.number),
+        "phase": "waiting",
+        "opened_at": "",
+        "first_report_at": "",
+        "since": "",
+        "reason": "",
+        "lease_member": "",
+        "lease_until": "",
+        "served": "1",
+    }
+    return fields | {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
+
+
+def plan_of(fields: Fields) -> RoundPlan:
+    """The plan that a round's hash carries."""
+    return RoundPlan(**{name: int(fields[name]) for name in PLAN_FIELDS})
+
+
+def snapshot_of(fields: Fields) -> Snapshot:
+    """The cached view of a round's hash."""
+    try:
+        opened_at = _instant(fields["opened_at"])
+        return Snapshot(
+            ref=RoundRef.parse(fields["ref"]),
+            phase=fields["phase"],
+            plan=plan_of(fields),
+            opened_at=opened_at,
+            deadline=_deadline(fields, opened_at),
+            reason=Reason(fields["reason"]) if fields["reason"] else None,
+            lease_member=fields["lease_member"] or None,
+            lease_until=_instant(fields["lease_until"]),
+            served=fields["served"] == "1",
+        )
+    except (KeyError, ValueError, AssertionError) as exc:
+        raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
+
+
+def _instant(text: str) -> Millis | None:
+    return Millis(int(text)) if text else None
+
+
+def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
+    if opened_at is None:
+        return None
+    deadlines = [opened_at + int(fields["round_window_ms"])]
+    if fields["phase"] == "selecting":
+        deadlines.append(opened_at + int(fields["select_window_ms"]))
+    first_report_at = _instant(fields["first_report_at"])
+    if first_report_at is not None:
+        deadlines.append(first_report_at + int(fields["report_window_ms"]))
+    return Millis(min(deadlines))
+
+
+def phase_of(
+    fields: Fields, cohort: Fields, claims: Fields, reports: Fields, partials: Fields
+) -> Phase:
+    """The phase that the stored hashes are in."""
+    ref, plan = RoundRef.parse(fields["ref"]), plan_of(fields)
+    admitted = {device: admission_of(text) for device, text in cohort.items()}
+    counted = {device: _counted(text) for device, text in reports.items()}
+    name = fields["phase"]
+    if name in ("waiting", "closed"):
+        return Waiting(ref, plan)
+    if name in ("selecting", "reporting"):
+        kind = Selecting if name == "selecting" else Reporting
+        return kind(
+            ref,
+            plan,
+            Millis(int(fields["opened_at"])),
+            admitted,
+            dict(claims),
+            counted,
+            dict(partials),
+            _instant(fields["first_report_at"]),
+        )
+    lease = None
+    if fields["lease_member"]:
+        lease = Lease(fields["lease_member"], Millis(int(fields["lease_until"])))
+    since = Millis(int(fields["since"]))
+    if name == "aggregating":
+        return Aggregating(ref, plan, admitted, counted, dict(partials), since, lease)
+    if name == "abandoning":
+        reason = Reason(fields["reason"])
+        return Abandoning(ref, plan, admitted, counted, dict(partials), since, lease, reason)
+    raise StoreCorrupt(f"the round is in phase {name!r}, which does not exist")
+
+
+def round_of(phase: Phase, fenced: frozenset[str], fields: Fields) -> Round:
+    """The round with what outlives it."""
+    return Round(phase, fenced, fields["served"] == "1")
+
+
+def declaration(offer: Offer) -> str:
+    """What a cohort's hash keeps of a check-in; the script adds the instant."""
+    return f"{offer.data_size} {offer.eval_data_size}"
+
+
+def admission_of(text: str) -> Admission:
+    """The inverse of `declaration` and the script's addition."""
+    data_size, eval_data_size, at = text.split(" ")
+    return Admission(int(data_size), int(eval_data_size), Millis(int(at)))
+
+
+def update_record(update: UpdateRecord, member: str) -> str:
+    """What a report's hash keeps of an update; the script puts position and instant before it."""
+    return json.dumps(
+        [member, update.digest, float(update.loss), float(update.accuracy)], separators=(",", ":")
+    )
+
+
+def _split_report(text: str) -> tuple[int, Millis, str, str, float, float]:
+    position, at, rest = text.split(" ", 2)
+    member, digest, loss, accuracy = json.loads(rest)
+    return int(position), Millis(int(at)), member, digest, float(loss), float(accuracy)
+
+
+def _counted(text: str) -> Counted:
+    position, at, member, *_ = _split_report(text)
+    return Counted(member, position, at)
+
+
+def receipt_of(text: str, number: int) -> Receipt:
+    """The receipt that a report's record proves."""
+    position, _, _, digest, *_ = _split_report(text)
+    return Receipt(number, digest, position)
+
+
+def reported_update(device: str, report: str, admission: str) -> ReportedUpdate:
+    """One counted update with what its device declared."""
+    position, at, member, digest, loss, accuracy = _split_report(report)
+    declared = admission_of(admission)
+    return ReportedUpdate(
+        device=device,
+        member=member,
+        position=position,
+        at=at,
+        digest=digest,
+        loss=loss,
+        accuracy=accuracy,
+        data_size=declared.data_size,
+        eval_data_size=declared.eval_data_size,
+        checked_in_at=declared.at,
+    )
+
+
+def model_text(model: ModelRecord) -> str:
+    """A model's record as the models' hash keeps it."""
+    return json.dumps(
+        {
+            "blob": model.blob,
+            "bytes": model.byte_count,
+            "sha256": model.digest,
+            "exponents": list(model.exponents),
+            "left_out": list(model.left_out),
+        },
+        separators=(",", ":"),
+    )
+
+
+def model_of(number: int, text: str) -> ModelRecord:
+    """The inverse of `model_text`."""
+    try:
+        fields = json.loads(text)
+        return ModelRecord(
+            number,
+            fields["blob"],
+            fields["bytes"],
+            fields["sha256"],
+            tuple(fields["exponents"]),
+            tuple(fields["left_out"]),
+        )
+    except (KeyError, ValueError) as exc:
+        raise StoreCorrupt(f"the record of model {number} is not one of ours: {exc!r}") from exc
+
+
+def job_fields(job: JobRecord) -> dict[str, str]:
+    """The hash of a job's run."""
+    return {
+        "name": job.instance,
+        "state": job.state,
+        "rounds_total": str(job.rounds_total),
+        "hyper_parameters": job.hyper_parameters,
+        "layout": job.layout,
+    }
+
+
+def job_of(fields: Fields) -> JobRecord:
+    """The inverse of `job_fields`."""
+    try:
+        return JobRecord(
+            fields["name"],
+            fields["state"],
+            int(fields["rounds_total"]),
+            fields["hyper_parameters"],
+            fields["layout"],
+        )
+    except (KeyError, ValueError) as exc:
+        raise StoreCorrupt(f"the job's record is not one of ours: {exc!r}") from exc

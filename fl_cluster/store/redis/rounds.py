@@ -1,0 +1,229 @@
+"""The round in Redis: each event is one script that guards, changes and answers in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.machine import Round
+from fl_cluster.rounds.phases import Reason, RoundRef
+from fl_cluster.rounds.plan import Millis
+from fl_cluster.store.ports import (
+    ClaimRequest,
+    Offer,
+    Outcome,
+    Receipt,
+    ReportBatch,
+    ReportedUpdate,
+    ReportOutcome,
+    Snapshot,
+)
+from fl_cluster.store.redis import records
+from fl_cluster.store.redis.connection import Argument, Connection
+from fl_cluster.store.redis.keys import JobKeys
+
+LIVE_MS = 7 * 24 * 3600 * 1000
+"""How long an unfinished round's keys outlast their last change: a week-end without servers."""
+
+FINISHED_MS = 15 * 60 * 1000
+"""How long a finished round's keys are kept, for receipts of repeats that come late."""
+
+KEPT_MODELS = 3
+
+
+class RedisRoundStore:
+    """`RoundStore` over one job's keys."""
+
+    def __init__(self, connection: Connection, keys: JobKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    async def snapshot(self) -> Snapshot | None:
+        fields = await self._hash(self._keys.round)
+        return records.snapshot_of(fields) if fields else None
+
+    async def load(self) -> Round:
+        fields = await self._hash(self._keys.round)
+        ref = fields["ref"]
+        phase = records.phase_of(
+            fields,
+            await self._hash(self._keys.cohort(ref)),
+            await self._hash(self._keys.claims(ref)),
+            await self._hash(self._keys.reports(ref)),
+            await self._hash(self._keys.partials(ref)),
+        )
+        fenced = await self._connection.command("ZRANGE", self._keys.fenced, 0, -1)
+        return records.round_of(phase, frozenset(raw.decode() for raw in fenced), fields)
+
+    async def check_in(
+        self, ref: RoundRef, offers: Sequence[Offer], at: Millis | None = None
+    ) -> Sequence[Verdict]:
+        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, self._keys.events]
+        for offer in offers:
+            args += (records.encode_id(offer.device), records.declaration(offer))
+        keys = (self._keys.round, self._keys.cohort(str(ref)))
+        return [_verdict(word) for word in await self._connection.run("check_in", keys, args)]
+
+    async def claim(
+        self,
+        ref: RoundRef,
+        member: str,
+        requests: Sequence[ClaimRequest],
+        at: Millis | None = None,
+    ) -> Sequence[Verdict]:
+        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, member]
+        for request in requests:
+            args += (records.encode_id(request.device), request.number)
+        token = str(ref)
+        keys = (
+            self._keys.round,
+            self._keys.cohort(token),
+            self._keys.claims(token),
+            self._keys.reports(token),
+            self._keys.fenced,
+        )
+        return [_verdict(word) for word in await self._connection.run("claim", keys, args)]
+
+    async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
+        keys = (self._keys.round, self._keys.claims(str(ref)), self._keys.fenced)
+        args: list[Argument] = [str(ref), member]
+        args += (records.encode_id(device) for device in devices)
+        return _verdict(await self._connection.run("release", keys, args))
+
+    async def report(
+        self, ref: RoundRef, member: str, batch: ReportBatch, at: Millis | None = None
+    ) -> ReportOutcome:
+        token = str(ref)
+        keys = (
+            self._keys.round,
+            self._keys.claims(token),
+            self._keys.reports(token),
+            self._keys.partials(token),
+            self._keys.fenced,
+        )
+        args: list[Argument] = [
+            token,
+            _instant(at),
+            LIVE_MS,
+            member,
+            batch.partial,
+            self._keys.events,
+        ]
+        for update in batch.updates:
+            args += (records.encode_id(update.device), records.update_record(update, member))
+        word, *positions = await self._connection.run("report", keys, args)
+        return ReportOutcome(_verdict(word), positions)
+
+    async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        args = (str(ref), _instant(at), self._keys.events)
+        return _verdict(await self._connection.run("tick", (self._keys.round,), args))
+
+    async def abort(self, ref: RoundRef, reason: Reason, at: Millis | None = None) -> Verdict:
+        args = (str(ref), _instant(at), self._keys.events, reason.value)
+        return _verdict(await self._connection.run("abort", (self._keys.round,), args))
+
+    async def take_lease(
+        self, ref: RoundRef, member: str, lease_ms: int, at: Millis | None = None
+    ) -> Verdict:
+        keys = (self._keys.round, self._keys.fenced)
+        args = (str(ref), _instant(at), member, lease_ms)
+        return _verdict(await self._connection.run("take_lease", keys, args))
+
+    async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
+        token = str(ref)
+        keys = (
+            self._keys.round,
+            self._keys.models,
+            self._keys.instance,
+            self._keys.fenced,
+            self._keys.cohort(token),
+            self._keys.claims(token),
+            self._keys.reports(token),
+            self._keys.partials(token),
+            self._keys.visits(token),
+        )
+        args = (
+            token,
+            member,
+            str(ref.next()),
+            records.model_text(outcome.model),
+            outcome.model.number - KEPT_MODELS,
+            "1" if outcome.finishes_job else "0",
+            FINISHED_MS,
+            self._keys.events,
+        )
+        return _verdict(await self._connection.run("publish", keys, args))
+
+    async def model_served(self, ref: RoundRef) -> Verdict:
+        word = await self._connection.run("model_served", (self._keys.round,), (str(ref),))
+        return _verdict(word)
+
+    async def member_lost(self, member: str, at: Millis | None = None) -> Verdict:
+        while True:
+            raw = await self._connection.command("HGET", self._keys.round, "ref")
+            token = raw.decode() if raw else ""
+            keys = (self._keys.round, self._keys.claims(token), self._keys.fenced)
+            args = (token, _instant(at), member, self._keys.events)
+            verdict = _verdict(await self._connection.run("member_lost", keys, args))
+            if verdict is not Verdict.MOVED_ON or not token:
+                return verdict
+
+    async def partials(self, ref: RoundRef) -> Mapping[str, str]:
+        found = await self._hash(self._keys.partials(str(ref)))
+        return dict(sorted(found.items()))
+
+    async def reported(self, ref: RoundRef) -> Sequence[ReportedUpdate]:
+        reports = await self._hash(self._keys.reports(str(ref)))
+        cohort = await self._hash(self._keys.cohort(str(ref)))
+        try:
+            return [
+                records.reported_update(device, text, cohort[device])
+                for device, text in sorted(reports.items())
+            ]
+        except (KeyError, ValueError) as exc:
+            raise StoreCorrupt(
+                f"round {ref}: a counted update's record is damaged: {exc!r}"
+            ) from exc
+
+    async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
+        key = self._keys.reports(str(ref))
+        raw = await self._connection.command("HGET", key, records.encode_id(device))
+        return records.receipt_of(raw.decode(), ref.number) if raw else None
+
+    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
+        key = self._keys.cohort(str(ref))
+        raw = await self._connection.command("HGET", key, records.encode_id(device))
+        if not raw:
+            return None
+        declared = records.admission_of(raw.decode())
+        return Offer(device, declared.data_size, declared.eval_data_size)
+
+    async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
+        if counts:
+            key = self._keys.visits(str(ref))
+            args: list[Argument] = [LIVE_MS]
+            for name, count in counts.items():
+                args += (name, count)
+            await self._connection.run("count_visits", (key,), args)
+
+    async def visits(self, ref: RoundRef) -> Mapping[str, int]:
+        found = await self._hash(self._keys.visits(str(ref)))
+        return {name: int(count) for name, count in found.items()}
+
+    async def _hash(self, key: str) -> dict[str, str]:
+        raw = await self._connection.command("HGETALL", key)
+        if isinstance(raw, list):
+            raw = dict(zip(raw[::2], raw[1::2], strict=True))
+        return records.text_fields(raw)
+
+
+def _instant(at: Millis | None) -> Argument:
+    return "" if at is None else at
+
+
+def _verdict(word: bytes) -> Verdict:
+    try:
+        return Verdict(word.decode())
+    except ValueError as exc:
+        raise StoreCorrupt(f"a script answered {word!r}, which is no verdict") from exc

@@ -1,0 +1,11 @@
+-- needs prelude
+-- The round is to end without a new model, for a reason other than time.
+-- KEYS 1 round.  ARGV 1 ref, 2 instant or '', 3 events channel, 4 reason.
+-- accepted | nothing_to_finish | moved_on.
+local round = read(KEYS[1])
+if round.ref ~= ARGV[1] then return word('moved_on') end
+if round.phase == 'abandoning' or round.phase == 'closed' then return word('nothing_to_finish') end
+redis.call('HSET', KEYS[1], 'phase', 'abandoning', 'reason', ARGV[4], 'since', clock(ARGV[2]),
+  'lease_member', '', 'lease_until', '')
+redis.call('PUBLISH', ARGV[3], 'abandoning')
+return word('accepted')

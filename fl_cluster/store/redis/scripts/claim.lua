@@ -1,0 +1,39 @@
+-- needs prelude
+-- A member asks whether to add updates that it holds and found fit.
+-- KEYS 1 round, 2 cohort, 3 claims, 4 reports, 5 fenced.
+-- ARGV 1 ref, 2 instant or '', 3 key lifetime in ms, 4 member, then pairs: device, its round number.
+-- One word per device: accepted | enough | not_in_cohort | stale_round | duplicate | pending |
+-- late | fenced | moved_on.
+local round, count = read(KEYS[1]), (#ARGV - 4) / 2
+if round.ref ~= ARGV[1] then return all('moved_on', count) end
+if redis.call('ZSCORE', KEYS[5], ARGV[4]) then return all('fenced', count) end
+local late = collecting(round) and overdue(round, clock(ARGV[2]))
+local taken = redis.call('HLEN', KEYS[3]) + redis.call('HLEN', KEYS[4])
+local words = {}
+for i = 1, count do
+  local device, number = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
+  local answer
+  if round.served == '0' and number == round.number - 1 then
+    answer = 'enough'
+  elseif round.phase == 'waiting' then
+    answer = 'not_in_cohort'
+  elseif not collecting(round) then
+    answer = 'enough'
+  elseif late then
+    answer = 'late'
+  elseif redis.call('HEXISTS', KEYS[2], device) == 0 then
+    answer = 'not_in_cohort'
+  elseif number ~= tonumber(round.number) then
+    answer = 'stale_round'
+  elseif redis.call('HEXISTS', KEYS[4], device) == 1 then
+    answer = 'duplicate'
+  elseif redis.call('HEXISTS', KEYS[3], device) == 1 or taken >= tonumber(round.report_goal) then
+    answer = 'pending'
+  else
+    redis.call('HSET', KEYS[3], device, ARGV[4])
+    redis.call('PEXPIRE', KEYS[3], ARGV[3])
+    taken, answer = taken + 1, 'accepted'
+  end
+  words[i] = word(answer)
+end
+return words

@@ -1,0 +1,41 @@
+-- needs prelude
+-- A member has stored a partial that holds these updates beside all it reported before.
+-- The same call again gives the same answer: the pointer names the partial, which is new each time.
+-- KEYS 1 round, 2 claims, 3 reports, 4 partials, 5 fenced.
+-- ARGV 1 ref, 2 instant or '', 3 key lifetime in ms, 4 member, 5 pointer, 6 events channel,
+-- then pairs: device, record.
+-- A list: accepted | enough | late | unclaimed | fenced | moved_on; after accepted one position
+-- per device.
+local round, count = read(KEYS[1]), (#ARGV - 6) / 2
+local member, pointer = ARGV[4], ARGV[5]
+if round.ref ~= ARGV[1] then return { word('moved_on') } end
+if redis.call('ZSCORE', KEYS[5], member) then return { word('fenced') } end
+local reply = { word('accepted') }
+if redis.call('HGET', KEYS[4], member) == pointer then
+  for i = 1, count do
+    local record = redis.call('HGET', KEYS[3], ARGV[5 + 2 * i])
+    reply[i + 1] = tonumber(string.match(record, '^%d+'))
+  end
+  return reply
+end
+if not collecting(round) then return { word('enough') } end
+local now = clock(ARGV[2])
+if overdue(round, now) then return { word('late') } end
+for i = 1, count do
+  if redis.call('HGET', KEYS[2], ARGV[5 + 2 * i]) ~= member then return { word('unclaimed') } end
+end
+local position = redis.call('HLEN', KEYS[3])
+for i = 1, count do
+  local device = ARGV[5 + 2 * i]
+  position, reply[i + 1] = position + 1, position + 1
+  redis.call('HDEL', KEYS[2], device)
+  redis.call('HSET', KEYS[3], device, position .. ' ' .. now .. ' ' .. ARGV[6 + 2 * i])
+end
+redis.call('HSET', KEYS[4], member, pointer)
+if round.first_report_at == '' then redis.call('HSET', KEYS[1], 'first_report_at', now) end
+for _, key in ipairs({ KEYS[3], KEYS[4] }) do redis.call('PEXPIRE', key, ARGV[3]) end
+if position >= tonumber(round.report_goal) then
+  redis.call('HSET', KEYS[1], 'phase', 'aggregating', 'since', now)
+  redis.call('PUBLISH', ARGV[6], 'aggregating')
+end
+return reply
