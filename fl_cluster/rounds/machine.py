@@ -35,6 +35,7 @@ from fl_cluster.rounds.phases import (
     Abandoning,
     Admission,
     Aggregating,
+    Closed,
     Collecting,
     Committed,
     Counted,
@@ -252,7 +253,7 @@ def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
             return Abandoning(phase.ref, phase.plan, {}, {}, {}, at, None, reason), Verdict.ACCEPTED
         case Selecting() | Reporting() | Aggregating():
             return _abandoning(phase, reason, at), Verdict.ACCEPTED
-        case Abandoning() | Committed() | Abandoned():
+        case Abandoning() | Committed() | Abandoned() | Closed():
             return phase, Verdict.NOTHING_TO_FINISH
         case _:
             assert_never(phase)
@@ -278,8 +279,9 @@ def _publish(phase: Phase, event: Publish) -> tuple[Phase, Verdict]:
     return Abandoned(phase.ref, phase.reason), Verdict.ACCEPTED
 
 
-def open_next(finished: Round, plan: RoundPlan) -> Round:
-    """The round after a finished one."""
+def open_next(finished: Round, plan: RoundPlan, *, closes: bool) -> Round:
+    """The round after a finished one; none any more when the job `closes`."""
     phase = finished.phase
     assert isinstance(phase, Committed | Abandoned), phase
-    return Round(Waiting(phase.ref.next(), plan), finished.fenced, served=False)
+    ref = phase.ref.next()
+    return Round(Closed(ref) if closes else Waiting(ref, plan), finished.fenced, served=False)

@@ -4,6 +4,8 @@
                    |            |
                    +------------+-----> Abandoning  -> Abandoned
 
+A finished round is followed by the next one's `Waiting`, or by `Closed` after the last.
+
 Updates are counted while the cohort still fills: a device that was admitted early need not
 wait for the others.  `Aggregating` and `Abandoning` are work that any member may do: they
 carry a lease, and a lease that ran out is free for the next one who looks.
@@ -173,4 +175,11 @@ class Abandoned:
     reason: Reason
 
 
-Phase = Waiting | Selecting | Reporting | Aggregating | Abandoning | Committed | Abandoned
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The job has run all its rounds; `ref` names the one that will never open."""
+
+    ref: RoundRef
+
+
+Phase = Waiting | Selecting | Reporting | Aggregating | Abandoning | Committed | Abandoned | Closed

@@ -6,7 +6,6 @@ The round is exactly what `rounds.step` makes of it.  Nothing here survives the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import cast
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import (
@@ -27,6 +26,7 @@ from fl_cluster.rounds.machine import Round, open_next, step
 from fl_cluster.rounds.phases import (
     Abandoning,
     Aggregating,
+    Closed,
     Collecting,
     Ending,
     Reason,
@@ -51,12 +51,13 @@ from fl_cluster.store.ports import (
     UpdateRecord,
 )
 
-PHASE_WORDS = {
+PHASE_WORDS: Mapping[type, str] = {
     Waiting: "waiting",
     Selecting: "selecting",
     Reporting: "reporting",
     Aggregating: "aggregating",
     Abandoning: "abandoning",
+    Closed: "closed",
 }
 
 KEPT_MODELS = 3
@@ -102,7 +103,6 @@ class MemoryRoundStore:
         self._plan = plan
         self._clock = clock
         self._round = Round(Waiting(first, plan))
-        self._closed = False
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
@@ -114,7 +114,7 @@ class MemoryRoundStore:
         lease = ending.lease if ending else None
         return Snapshot(
             ref=phase.ref,
-            phase="closed" if self._closed else PHASE_WORDS[cast("type[Waiting]", type(phase))],
+            phase=PHASE_WORDS[type(phase)],
             plan=self._plan,
             opened_at=collecting.opened_at if collecting else None,
             deadline=min(d for d, _ in collecting.deadlines()) if collecting else None,
@@ -182,8 +182,7 @@ class MemoryRoundStore:
         self._finished[ref] = ending
         self._jobs.kept[ref.number] = outcome.model
         self._jobs.kept.pop(ref.number - KEPT_MODELS, None)
-        self._round = open_next(self._round, self._plan)
-        self._closed = outcome.finishes_job
+        self._round = open_next(self._round, self._plan, closes=outcome.finishes_job)
         return verdict
 
     async def model_served(self, ref: RoundRef) -> Verdict:
@@ -245,8 +244,6 @@ class MemoryRoundStore:
         return Millis(self._clock()) if at is None else at
 
     def _step(self, event: Event) -> Verdict:
-        if self._closed and not isinstance(event, MemberLost | ModelServed):
-            return Verdict.ENOUGH if isinstance(event, Claim | Report) else Verdict.COHORT_FULL
         result = step(self._round, event)
         self._round = result.round
         return result.verdict

@@ -11,6 +11,7 @@ from fl_cluster.rounds.phases import (
     Abandoning,
     Admission,
     Aggregating,
+    Closed,
     Counted,
     Lease,
     Phase,
@@ -121,8 +122,10 @@ def phase_of(
     admitted = {device: admission_of(text) for device, text in cohort.items()}
     counted = {device: _counted(text) for device, text in reports.items()}
     name = fields["phase"]
-    if name in ("waiting", "closed"):
+    if name == "waiting":
         return Waiting(ref, plan)
+    if name == "closed":
+        return Closed(ref)
     if name in ("selecting", "reporting"):
         kind = Selecting if name == "selecting" else Reporting
         return kind(
