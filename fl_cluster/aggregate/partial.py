@@ -1,0 +1,124 @@
+"""A partial: the exact sum of the updates that one member has added so far.
+
+Sums are int64 (see `scale`), weight sums are integers, so partials merge in any order to
+the same bits, and a partial of a partial is a partial.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_cluster.aggregate.layout import Layout, Place
+from fl_cluster.aggregate.model import Floats, Model
+from fl_cluster.kernels import native as kernels
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one device uploads: for each aggregated tensor it sends, the flat values.
+
+    `is_plain` says that the values are weights as they are, not yet multiplied by the data
+    size; then the product is formed exactly.
+    """
+
+    arrays: Sequence[tuple[Place, Floats]]
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How one round turns floats into integers; the same on all members."""
+
+    exponents: Sequence[int]
+    bound: int
+
+    def multiplier(self, place: Place, update: Update, data_size: int) -> float:
+        """The exact double by which an uploaded element becomes a term of the sum."""
+        factor = data_size if update.is_plain else 1
+        return float(factor) * 2.0 ** self.exponents[place.sum_index]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why an update cannot be added: the tensor, the flat index in it, and the value there."""
+
+    tensor: str
+    index: int
+    value: float
+
+
+def find_unfit(update: Update, scaling: Scaling, data_size: int) -> Unfit | None:
+    """The first element that is not finite or too large to add; None when all fit."""
+    for place, values in update.arrays:
+        multiplier = scaling.multiplier(place, update, data_size)
+        index = kernels.find_unfit(values, multiplier, scaling.bound)
+        if index >= 0:
+            return Unfit(place.tensor.name, index, float(values[index]))
+    return None
+
+
+class Partial:
+    """A running sum.  Not thread-safe: one caller at a time."""
+
+    def __init__(self, layout: Layout, scaling: Scaling) -> None:
+        self.layout = layout
+        self.scaling = scaling
+        self.sums: Integers = np.zeros(layout.sum_size, np.int64)
+        self.weights: list[int] = [0] * len(layout.summed)
+
+    def add(self, update: Update, data_size: int) -> None:
+        """Add an update in which `find_unfit` found nothing."""
+        for place, values in update.arrays:
+            multiplier = self.scaling.multiplier(place, update, data_size)
+            kernels.fold(self.sums[place.sum_start : place.sum_stop], values, multiplier)
+            self.weights[place.sum_index] += data_size
+
+    def merge(self, sums: Integers, weights: Sequence[int]) -> None:
+        """Add what another partial of the same round holds."""
+        kernels.merge(self.sums, sums)
+        self.weights = [mine + theirs for mine, theirs in zip(self.weights, weights, strict=True)]
+
+    def finalise(self, base: Model) -> tuple[Model, tuple[str, ...]]:
+        """The weighted mean, and the names of aggregated tensors that nobody uploaded.
+
+        A tensor that nobody uploaded, like one that is not aggregated, keeps its value of
+        `base`, the model that the round started from.
+        """
+        values = base.values.copy()
+        left_out = []
+        for place in self.layout.summed:
+            weight = self.weights[place.sum_index]
+            if weight == 0:
+                left_out.append(place.tensor.name)
+                continue
+            divisor = float(weight) * 2.0 ** self.scaling.exponents[place.sum_index]
+            sums = self.sums[place.sum_start : place.sum_stop]
+            kernels.finalise(values[place.start : place.stop], sums, divisor)
+        return Model(self.layout, values), tuple(left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Where a stored partial is: the name of its blob, and the weight sums beside it."""
+
+    blob: str
+    weights: Sequence[int]
+
+    def to_text(self) -> str:
+        """One line of JSON; equal weights, the usual case, are written once."""
+        same = len(set(self.weights)) == 1
+        weights = [self.weights[0]] if same else list(self.weights)
+        return json.dumps([self.blob, weights], separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str, count: int) -> Pointer:
+        """The inverse of `to_text` for a layout with `count` aggregated tensors."""
+        blob, weights = json.loads(text)
+        return cls(blob, weights * count if len(weights) == 1 else weights)

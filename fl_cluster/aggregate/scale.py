@@ -1,0 +1,49 @@
+"""Fixed point: how weights become integers whose sum cannot overflow.
+
+An update contributes q = round_half_even(x * 2**s) for each element x that it uploads,
+already multiplied by its data size.  Per round and tensor, `s` leaves room for
+- any legal data size, below 2**16,
+- weights 2**8 times as large as the largest today (or as 1/8, if they are all smaller),
+- as many updates as the cohort is large.
+An element beyond that is refused before anything is added, so a sum never wraps.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from fl_cluster.aggregate.model import Model
+
+DATA_SIZE_BITS = 16
+GROWTH_BITS = 8
+SMALLEST_MAGNITUDE = Fraction(1, 8)
+
+LARGEST_TERM = 2**51
+"""A double holds any integer up to here, and the kernels' rounding trick needs no more."""
+
+
+def term_bound(cohort_size: int) -> int:
+    """The largest |q| that one update may contribute per element."""
+    return min(LARGEST_TERM, (2**63 - 1) // cohort_size)
+
+
+def exponents(model: Model, cohort_size: int) -> tuple[int, ...]:
+    """The scale exponent of each aggregated tensor for a round that starts from `model`."""
+    bound = term_bound(cohort_size)
+    return tuple(
+        _exponent(model.values[place.start : place.stop], bound) for place in model.layout.summed
+    )
+
+
+def _exponent(values: np.ndarray[tuple[int], np.dtype[np.float32]], bound: int) -> int:
+    largest = max(abs(float(values.max())), abs(float(values.min())))
+    magnitude = max(Fraction(largest), SMALLEST_MAGNITUDE)
+    room = Fraction(bound) / (magnitude * 2 ** (DATA_SIZE_BITS + GROWTH_BITS))
+    return _floor_log2(room)
+
+
+def _floor_log2(ratio: Fraction) -> int:
+    guess = ratio.numerator.bit_length() - ratio.denominator.bit_length()
+    return guess if Fraction(2) ** guess <= ratio else guess - 1
