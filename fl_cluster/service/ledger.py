@@ -1,0 +1,171 @@
+"""One member's sum for one round, and its group commit.
+
+    add -> fold -> (gather) -> store the whole partial under a new name -> report -> answer
+
+Invariants:
+- what is in a stored partial and what its report counts is the same set of updates;
+- an update is answered only after its report was accepted by the store;
+- a commit whose outcome is unknown is repeated, with the same name, until it is known:
+  going on without it would mix counted and uncounted updates in one sum;
+- after a refusal the sum is what was last committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl_cluster.aggregate.layout import Layout
+from fl_cluster.aggregate.partial import Integers, Partial, Pointer, Scaling, Update
+from fl_cluster.errors import StoreUnavailable
+from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.view import Stores
+from fl_cluster.store.ports import ReportBatch, ReportOutcome, UpdateRecord
+
+logger = logging.getLogger(__name__)
+
+INLINE_ELEMENTS = 256 * 1024
+"""Below this many elements an array operation takes less time than a hop to a thread."""
+
+PARTIAL_LIFETIME_MS = 7 * 24 * 3600 * 1000
+"""A partial outlives every round; after that, a blob that a dead member left is only litter."""
+
+RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The outcome of one update: the verdict and, when accepted, its position."""
+
+    verdict: Verdict
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What the store holds of this member: the pointer, and the very numbers in its blob."""
+
+    pointer: str
+    sums: Integers
+    weights: tuple[int, ...]
+
+
+class Ledger:
+    """The running partial of `member` for the round `ref`."""
+
+    def __init__(
+        self, ref: RoundRef, member: str, layout: Layout, scaling: Scaling, stores: Stores
+    ) -> None:
+        self.ref = ref
+        self.member = member
+        self.scaling = scaling
+        self._stores = stores
+        self._partial = Partial(layout, scaling)
+        self._snapshot = np.empty_like(self._partial.sums)
+        self._committed: Committed | None = None
+        self._blob = ""
+        self._blob_weights: tuple[int, ...] = (0,) * len(layout.summed)
+        self._busy = asyncio.Lock()
+        self._waiting: list[tuple[UpdateRecord, asyncio.Future[Entry]]] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._serial = 0
+        self.refused: Verdict | None = None
+        """Set once the round takes nothing more from this ledger."""
+
+    async def add(self, record: UpdateRecord, update: Update, data_size: int) -> Entry:
+        """Add a claimed update that fits, and return when the store has counted it."""
+        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        async with self._busy:
+            if self.refused is not None:
+                return Entry(self.refused)
+            await self._run(lambda: self._partial.add(update, data_size))
+            self._waiting.append((record, future))
+            if self._worker is None:
+                self._worker = asyncio.create_task(self._commit_all())
+        # The commit goes on when whoever waits for it gives up.
+        return await asyncio.shield(future)
+
+    def committed(self) -> Committed | None:
+        """What the store holds of this ledger; None when nothing, or while that changes."""
+        return self._committed
+
+    async def _run(self, work: Callable[[], object]) -> None:
+        if self._partial.sums.size <= INLINE_ELEMENTS:
+            work()
+        else:
+            await asyncio.to_thread(work)
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._commit()
+        finally:
+            self._worker = None
+
+    async def _commit(self) -> None:
+        async with self._busy:
+            batch, self._waiting = self._waiting, []
+            weights = tuple(self._partial.weights)
+            self._committed = None
+            await self._run(lambda: np.copyto(self._snapshot, self._partial.sums))
+        self._serial += 1
+        name = f"partial-{self.ref}-{self._serial}-{secrets.token_hex(8)}"
+        pointer = Pointer(name, weights).to_text()
+        report = ReportBatch([record for record, _ in batch], pointer)
+        outcome = await self._store_until_known(name, report)
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._committed = Committed(pointer, self._snapshot, weights)
+            stale, self._blob, self._blob_weights = self._blob, name, weights
+            entries = [Entry(Verdict.ACCEPTED, position) for position in outcome.positions]
+        else:
+            stale = name
+            batch += await self._refuse(outcome.verdict)
+            entries = [Entry(outcome.verdict)] * len(batch)
+        for (_, future), entry in zip(batch, entries, strict=True):
+            if not future.done():
+                future.set_result(entry)
+        if stale:
+            await self._forget(stale)
+
+    async def _refuse(self, verdict: Verdict) -> list[tuple[UpdateRecord, asyncio.Future[Entry]]]:
+        """Go back to what is committed; whoever was added since shares the refusal."""
+        async with self._busy:
+            late, self._waiting = self._waiting, []
+            if verdict is not Verdict.UNCLAIMED:
+                self.refused = verdict
+            elif self._blob:
+                await self._stores.blobs.get(self._blob, self._partial.sums.data)
+            else:
+                self._partial.sums[:] = 0
+            self._partial.weights = list(self._blob_weights)
+        return late
+
+    async def _store_until_known(self, name: str, report: ReportBatch) -> ReportOutcome:
+        attempt = 0
+        while True:
+            try:
+                await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
+                return await self._stores.rounds.report(self.ref, self.member, report)
+            except StoreUnavailable as exc:
+                pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+                attempt += 1
+                logger.warning(
+                    "round %s: commit of %d updates is not confirmed, asking again in %.2f s: %s",
+                    self.ref,
+                    len(report.updates),
+                    pause,
+                    exc,
+                )
+                await asyncio.sleep(pause)
+
+    async def _forget(self, blob: str) -> None:
+        try:
+            await self._stores.blobs.drop([blob])
+        except StoreUnavailable as exc:
+            logger.info("blob %s stays until it expires: %s", blob, exc)
