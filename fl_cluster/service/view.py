@@ -55,6 +55,8 @@ class JobView:
         self._prepared: Model | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self.is_available = True
+        """Whether the store answered when this member last looked."""
 
     @property
     def snapshot(self) -> Snapshot:

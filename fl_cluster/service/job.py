@@ -1,0 +1,126 @@
+"""The job as a whole: its first member creates it, later ones join, and any can rebuild it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from fl_cluster.aggregate.layout import Layout
+from fl_cluster.aggregate.model import Model
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
+from fl_cluster.errors import StartupError
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.plan import RoundPlan, report_goal
+from fl_cluster.service.view import Stores
+from fl_cluster.store.ports import JobRecord, ModelRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """The weights that a job without records starts from."""
+
+    model: Model
+    number: int
+    """The round that ended with them: 0, or the number of a recovered checkpoint."""
+
+
+def plan_of(parameters: SharedParameters) -> RoundPlan:
+    """The plan of every round under these parameters."""
+    return RoundPlan(
+        cohort_size=parameters.cohort_size,
+        report_goal=report_goal(parameters.cohort_size, parameters.report_ratio),
+        select_window_ms=parameters.select_window_ms,
+        report_window_ms=parameters.report_window_ms,
+        round_window_ms=parameters.round_window_ms,
+    )
+
+
+async def open_job(
+    stores: Stores, parameters: SharedParameters, start: StartingPoint, instance: str
+) -> JobRecord:
+    """The job's record: created from these arguments, or found and checked against them.
+
+    StartupError says what of the model or of the settings differs from the job's.
+    """
+    record = JobRecord(
+        instance, "running", parameters.rounds_total, parameters.text, start.model.layout.to_json()
+    )
+    if await _create(stores, record, start, attempt=1):
+        logger.info("job created: instance %s, round %d is next", instance, start.number + 1)
+        return record
+    found = await stores.jobs.job()
+    if found is None:
+        raise StartupError("the job's records vanished from Redis while this server started")
+    _check_parameters(parameters, SharedParameters.parse(found.hyper_parameters))
+    _check_layout(start.model.layout, Layout.from_json(found.layout))
+    return found
+
+
+async def rebuild_job(stores: Stores, job: JobRecord, held: StartingPoint, lost: RoundRef) -> None:
+    """Create the records again from what a member holds, after the store came back empty.
+
+    The round that was under way is tried again under its own number; its attempt grows, so
+    that nothing of the first try is taken for the second.
+    """
+    if await _create(stores, job, held, attempt=lost.attempt + 1):
+        logger.warning("the store came back empty: round %d is tried again", lost.number)
+
+
+async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt: int) -> bool:
+    if await stores.jobs.job() is not None:
+        return False
+    plan = plan_of(SharedParameters.parse(job.hyper_parameters))
+    model = start.model
+    blob = f"model-{start.number}.{attempt}@{job.instance}-{model.digest[:16]}"
+    await stores.blobs.put(blob, model.values.data, None)
+    record = ModelRecord(
+        start.number,
+        blob,
+        model.values.nbytes,
+        model.digest,
+        exponents(model, plan.cohort_size),
+    )
+    first = RoundRef(job.instance, start.number + 1, attempt)
+    created = await stores.jobs.open(job, first, plan, record)
+    if not created:
+        await stores.blobs.drop([blob])
+    return created
+
+
+def _check_parameters(mine: SharedParameters, cached: SharedParameters) -> None:
+    for name, here, there in mine.differences(cached):
+        if name in MUST_BE_EQUAL:
+            raise StartupError(
+                f"Sync hyper params with distributed cache failed: {name} is {here} here"
+                f" and {there} for the servers that run already; make the files agree"
+            )
+        logger.warning("%s: this server's file says %s, the job runs with %s", name, here, there)
+
+
+def _check_layout(local: Layout, cached: Layout) -> None:
+    if len(local) != len(cached):
+        raise StartupError(
+            f"The number {len(local)} of local features != the number {len(cached)}"
+            " declared in the the distributed cache"
+        )
+    for tensor in cached:
+        place = local.find(tensor.name)
+        if place is None:
+            raise StartupError(
+                "The features are inconsistent with that declared in distributed cache:"
+                f" cannot find feature {tensor.name} in local"
+            )
+        if place.tensor.size != tensor.size:
+            raise StartupError(
+                f"The feature size {4 * place.tensor.size} of local != that {4 * tensor.size}"
+                f" declared in the distributed cache, feature: {tensor.name}"
+            )
+        if place.tensor.is_aggregated != tensor.is_aggregated:
+            raise StartupError(
+                f"The feature require_aggr {int(place.tensor.is_aggregated)} of local != that"
+                f" {int(tensor.is_aggregated)} declared in the distributed cache,"
+                f" feature: {tensor.name}"
+            )
