@@ -47,34 +47,31 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """Why an update cannot be added: the tensor, the flat index in it, and the value there."""
+    """Why an update cannot be added, as a sentence for whoever sent it."""
 
-    tensor: str
-    index: int
-    value: float
-
-
-def find_unfit(update: Update, scaling: Scaling, data_size: int) -> Unfit | None:
-    """The first element that is not finite or too large to add; None when all fit."""
-    for place, values in update.arrays:
-        multiplier = scaling.multiplier(place, update, data_size)
-        index = kernels.find_unfit(values, multiplier, scaling.bound)
-        if index >= 0:
-            return Unfit(place.tensor.name, index, float(values[index]))
-    return None
+    reason: str
+    is_out_of_range: bool = False
+    """The number is finite and too large for this round's sums."""
 
 
 class Partial:
     """A running sum.  Not thread-safe: one caller at a time."""
 
-    def __init__(self, layout: Layout, scaling: Scaling) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        scaling: Scaling,
+        sums: Integers | None = None,
+        weights: Sequence[int] | None = None,
+    ) -> None:
+        """An empty partial, or one that goes on from `sums`, in place, and `weights`."""
         self.layout = layout
         self.scaling = scaling
-        self.sums: Integers = np.zeros(layout.sum_size, np.int64)
-        self.weights: list[int] = [0] * len(layout.summed)
+        self.sums = np.zeros(layout.sum_size, np.int64) if sums is None else sums
+        self.weights = [0] * len(layout.summed) if weights is None else list(weights)
 
     def add(self, update: Update, data_size: int) -> None:
-        """Add an update in which `find_unfit` found nothing."""
+        """Add an update that `admission.find_unfit` had nothing against."""
         for place, values in update.arrays:
             multiplier = self.scaling.multiplier(place, update, data_size)
             kernels.fold(self.sums[place.sum_start : place.sum_stop], values, multiplier)

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fl_cluster.aggregate.partial import Unfit, Update, find_unfit
+from fl_cluster.aggregate.admission import find_unfit
+from fl_cluster.aggregate.partial import Unfit, Update
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef

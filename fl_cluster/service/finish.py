@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer
 from fl_cluster.aggregate.scale import exponents
@@ -131,16 +133,18 @@ class Finisher:
         self, snapshot: Snapshot, pointers: Mapping[str, Pointer]
     ) -> tuple[Model, ModelRecord]:
         base, layout, ref = self._view.base.model, self._view.layout, snapshot.ref
-        total = Partial(layout, self._view.scaling)
-        fetched = Partial(layout, self._view.scaling)
         ledger = self._collector.ledger(ref)
-        held = ledger.committed() if ledger is not None else None
+        held = ledger.hand_over() if ledger is not None else None
+        if held is not None and held.pointer in pointers:
+            total = Partial(layout, self._view.scaling, held.sums, held.weights)
+            scratch = held.scratch
+        else:
+            held, total = None, Partial(layout, self._view.scaling)
+            scratch = np.empty_like(total.sums)
         for text, pointer in pointers.items():
-            if held is not None and held.pointer == text:
-                await asyncio.to_thread(total.merge, held.sums, held.weights)
-            else:
-                await self._stores.blobs.get(pointer.blob, fetched.sums.data)
-                await asyncio.to_thread(total.merge, fetched.sums, pointer.weights)
+            if held is None or held.pointer != text:
+                await self._stores.blobs.get(pointer.blob, scratch.data)
+                await asyncio.to_thread(total.merge, scratch, pointer.weights)
         model, left_out = await asyncio.to_thread(total.finalise, base)
         digest = await asyncio.to_thread(lambda: model.digest)
         scales = await asyncio.to_thread(exponents, model, snapshot.plan.cohort_size)

@@ -54,6 +54,8 @@ class Committed:
     pointer: str
     sums: Integers
     weights: tuple[int, ...]
+    scratch: Integers
+    """An array of the same size that nobody needs any more."""
 
 
 class Ledger:
@@ -91,9 +93,16 @@ class Ledger:
         # The commit goes on when whoever waits for it gives up.
         return await asyncio.shield(future)
 
-    def committed(self) -> Committed | None:
-        """What the store holds of this ledger; None when nothing, or while that changes."""
-        return self._committed
+    def hand_over(self) -> Committed | None:
+        """What the store holds of this ledger, and its memory, for finishing the round.
+
+        None when the store holds nothing of it, or while that changes.  The ledger takes
+        nothing more.
+        """
+        committed, self._committed = self._committed, None
+        if committed is not None and self.refused is None:
+            self.refused = Verdict.ENOUGH
+        return committed
 
     async def _run(self, work: Callable[[], object]) -> None:
         if self._partial.sums.size <= INLINE_ELEMENTS:
@@ -120,7 +129,7 @@ class Ledger:
         report = ReportBatch([record for record, _ in batch], pointer)
         outcome = await self._store_until_known(name, report)
         if outcome.verdict is Verdict.ACCEPTED:
-            self._committed = Committed(pointer, self._snapshot, weights)
+            self._committed = Committed(pointer, self._snapshot, weights, self._partial.sums)
             stale, self._blob, self._blob_weights = self._blob, name, weights
             entries = [Entry(Verdict.ACCEPTED, position) for position in outcome.positions]
         else:

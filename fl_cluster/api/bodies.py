@@ -1,0 +1,144 @@
+"""Reading request bodies: once, into one buffer, within bounds.
+
+A body whose length is known is copied chunk by chunk into a buffer of that size, which is
+twice as fast as joining chunks at the end.  Bytes that wait to be read cost nothing but a
+socket buffer, so a body is not read before its share of the budget is free: memory stays
+bounded however many devices send at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+SLOWEST_BYTES_PER_S = 16 * 1024
+"""A body that comes more slowly, after some grace, is given up: it holds budget of others."""
+
+GRACE_S = 30.0
+
+
+class TooLarge(Exception):
+    """The body is longer than the plane takes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is longer than {limit} bytes")
+        self.limit = limit
+
+
+class TooBusy(Exception):
+    """No budget became free in time."""
+
+
+class Truncated(Exception):
+    """The body ended early, or came too slowly."""
+
+
+class ByteBudget:
+    """At most `total` bytes at a time; whoever wants more waits its turn.
+
+    A request larger than the whole budget gets it when it is alone.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def used(self) -> int:
+        """Bytes handed out now."""
+        return self._used
+
+    @asynccontextmanager
+    async def hold(self, size: int, timeout_s: float) -> AsyncIterator[None]:
+        """Hold `size` bytes inside the block; `TooBusy` when they are not free in time."""
+        share = min(size, self._total)
+        await self._acquire(share, timeout_s)
+        try:
+            yield
+        finally:
+            self._used -= share
+            self._wake()
+
+    async def _acquire(self, share: int, timeout_s: float) -> None:
+        if not self._queue and self._used + share <= self._total:
+            self._used += share
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((share, turn))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():
+                self._used -= share
+            else:
+                self._queue.remove((share, turn))
+            self._wake()
+            if isinstance(exc, TimeoutError):
+                raise TooBusy from exc
+            raise
+
+    def _wake(self) -> None:
+        while self._queue and self._used + self._queue[0][0] <= self._total:
+            share, turn = self._queue.popleft()
+            self._used += share
+            turn.set_result(None)
+
+
+class BodyReader:
+    """Reads bodies of at most `limit` bytes each, within a budget for all of them."""
+
+    def __init__(self, limit: int, budget: ByteBudget, *, timeout_s: float = 10.0) -> None:
+        self.limit = limit
+        self._budget = budget
+        self._timeout_s = timeout_s
+
+    @asynccontextmanager
+    async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes | bytearray]:
+        """The whole body, its budget held until the block is left.
+
+        Empty when there is none.  Raises TooLarge, TooBusy or Truncated.
+        """
+        length = request.content_length
+        if length is not None and length > self.limit:
+            raise TooLarge(self.limit)
+        if not request.body_exists:
+            yield b""
+            return
+        async with self._budget.hold(length or self.limit, self._timeout_s):
+            allowed_s = GRACE_S + (length or self.limit) / SLOWEST_BYTES_PER_S
+            try:
+                async with asyncio.timeout(allowed_s):
+                    body = await self._gather(request, length)
+            except TimeoutError as exc:
+                raise Truncated from exc
+            yield body
+
+    async def _gather(self, request: web.BaseRequest, length: int | None) -> bytes | bytearray:
+        if length is None:
+            return await self._gather_chunked(request)
+        body = bytearray()
+        filled = 0
+        async for chunk in request.content.iter_any():
+            if len(chunk) == length:
+                return bytes(chunk)
+            if not body:
+                body = bytearray(length)
+            body[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        if filled != length:
+            raise Truncated
+        return body
+
+    async def _gather_chunked(self, request: web.BaseRequest) -> bytearray:
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > self.limit:
+                raise TooLarge(self.limit)
+        return body

@@ -1,0 +1,52 @@
+"""How many requests of each kind came, and how many of them were accepted.
+
+Counted here, added to the round's counters in the store now and then and before a round is
+finished.  A count that is lost with its member costs a line of statistics, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+from fl_cluster.errors import StoreUnavailable
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.store.ports import RoundStore
+
+
+class Visit(StrEnum):
+    """A kind of request that is counted."""
+
+    CHECK_IN = "check_in"
+    REPORT = "report"
+    GET_MODEL = "get_model"
+
+
+def accepted(visit: Visit) -> str:
+    """The name of the counter of accepted requests of this kind."""
+    return f"{visit}_accepted"
+
+
+class Visits:
+    """The counts of one member that are not in the store yet."""
+
+    def __init__(self, rounds: RoundStore) -> None:
+        self._rounds = rounds
+        self._counts: Counter[str] = Counter()
+
+    def note(self, visit: Visit, *, is_accepted: bool) -> None:
+        """Count one answered request."""
+        self._counts[visit] += 1
+        if is_accepted:
+            self._counts[accepted(visit)] += 1
+
+    async def flush(self, ref: RoundRef) -> None:
+        """Add what was counted to this round; kept for later when the store is away."""
+        if not self._counts:
+            return
+        counts, self._counts = self._counts, Counter()
+        try:
+            await self._rounds.count_visits(ref, counts)
+        except StoreUnavailable:
+            self._counts.update(counts)
+            raise
