@@ -1,0 +1,370 @@
+"""The device plane: check in, report, get the model.
+
+Each handler is gate, read, decode, call, encode.  The order of checks is part of the
+protocol: existing devices and tests depend on which refusal comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from fl_cluster.aggregate.admission import read_update
+from fl_cluster.aggregate.partial import Unfit, Update
+from fl_cluster.api import refusals
+from fl_cluster.api.bodies import BodyReader, TooBusy, TooLarge, Truncated
+from fl_cluster.api.dialects import Dialect, Response, dialect_of
+from fl_cluster.api.plain_http import Answer, Handler, json_refusal
+from fl_cluster.api.refusals import Refusal
+from fl_cluster.api.replies import Replies
+from fl_cluster.errors import FlClusterError, PeerProtocolError, StoreCorrupt, StoreUnavailable
+from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.checkin import CheckInDesk
+from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
+from fl_cluster.service.view import JobView, StoredModel
+from fl_cluster.service.visits import Visit, Visits
+from fl_cluster.store.ports import Offer, Receipt, RoundStore, UpdateRecord
+from fl_cluster.wire import messages
+from fl_cluster.wire.limits import MAX_DATA_SIZE, MAX_HOLD_MS
+
+logger = logging.getLogger(__name__)
+
+INLINE_HASH_BYTES = 256 * 1024
+
+JUDGED_FIRST = frozenset({Verdict.ENOUGH, Verdict.NOT_IN_COHORT, Verdict.STALE_ROUND})
+"""Verdicts that come before a look at what the update holds."""
+
+Call = Callable[[Dialect, bytes | bytearray], Awaitable[web.StreamResponse]]
+Refuse = Callable[[Dialect, Refusal], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the device plane calls."""
+
+    view: JobView
+    rounds: RoundStore
+    desk: CheckInDesk
+    collector: Collector
+    visits: Visits
+    replies: Replies
+
+
+class DevicePlane:
+    """Handlers of one member; `hold_ms` is how long existing devices' reads are held open."""
+
+    def __init__(self, services: Services, reader: BodyReader, *, hold_ms: int) -> None:
+        self._view = services.view
+        self._rounds = services.rounds
+        self._desk = services.desk
+        self._collector = services.collector
+        self._visits = services.visits
+        self._replies = services.replies
+        self._reader = reader
+        self._hold_ms = hold_ms
+        self._served: RoundRef | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def routes(self, url_prefix: str) -> dict[str, Handler]:
+        """Exact path -> handler; the prefix is used as it is written, `/` when it is empty."""
+        prefix = url_prefix or "/"
+        return {
+            f"{prefix}startFLJob": self.check_in,
+            f"{prefix}updateModel": self.report,
+            f"{prefix}getModel": self.get_model,
+        }
+
+    async def check_in(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A device offers to take part in the current round."""
+        return await self._serve(request, self._check_in, self._replies.refuse_check_in)
+
+    async def report(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A device uploads its update."""
+        return await self._serve(request, self._report, self._refuse_report)
+
+    async def get_model(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A device asks for the model that a round ended with."""
+        return await self._serve(request, self._get_model, self._replies.refuse_model, is_read=True)
+
+    async def _serve(
+        self, request: web.BaseRequest, call: Call, refuse: Refuse, *, is_read: bool = False
+    ) -> web.StreamResponse:
+        dialect = dialect_of(request)
+        closed = self._gate(is_read=is_read)
+        if closed is not None:
+            return dialect.refuse_plainly(refuse(dialect, closed), closed)
+        try:
+            async with self._reader.read(request) as body:
+                if not body:
+                    return json_refusal("Get post message failed")
+                return await call(dialect, body)
+        except TooLarge as exc:
+            return self._too_large(dialect, refuse, exc)
+        except (TooBusy, StoreUnavailable, StoreCorrupt) as exc:
+            logger.info("%s is refused for now: %s", request.path, exc or type(exc).__name__)
+            refusal = refusals.UNAVAILABLE
+            return dialect.refuse_plainly(refuse(dialect, refusal), refusal)
+        except Truncated as exc:
+            raise ConnectionResetError(f"{request.path}: the body ended early") from exc
+
+    def _gate(self, *, is_read: bool) -> Refusal | None:
+        """Why nothing but reading, or nothing at all, is served now."""
+        if self._view.snapshot.is_closed:
+            return None if is_read else refusals.JOB_FINISHED
+        if self._view.job.state == "disabled":
+            return refusals.JOB_DISABLED
+        if not self._view.is_available and not is_read:
+            return refusals.UNAVAILABLE
+        return None
+
+    def _too_large(self, dialect: Dialect, refuse: Refuse, fault: TooLarge) -> Answer:
+        if not dialect.is_native:
+            answer = json_refusal(f"Get post message failed: {fault}", status=413)
+        else:
+            refusal = Refusal(
+                refusals.Word.TOO_LARGE,
+                messages.ResponseCode.RequestError,
+                413,
+                refusals.Retry.NEVER,
+                str(fault),
+            )
+            answer = dialect.refuse(refuse(dialect, refusal), refusal)
+        answer.force_close()
+        return answer
+
+    # -- check in ------------------------------------------------------------------------
+
+    async def _check_in(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+        answer, is_accepted = await self._judge_check_in(dialect, body)
+        self._visits.note(Visit.CHECK_IN, is_accepted=is_accepted)
+        return answer
+
+    async def _judge_check_in(
+        self, dialect: Dialect, body: bytes | bytearray
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            asked = dialect.decode(messages.RequestFLJob, body)
+        except PeerProtocolError as exc:
+            return self._refuse_form(dialect, refusals.CHECK_IN_SCHEMA, exc), False
+        device = asked.fl_id
+        if device is None or (not dialect.is_native and None in (asked.fl_name, asked.timestamp)):
+            return self._refuse_fields(dialect), False
+        refusal = await self._judge_size(asked.data_size)
+        if refusal is None:
+            offer = Offer(device, asked.data_size, asked.eval_data_size)
+            found = await self._desk.check_in(offer)
+            is_repeat = found.verdict is Verdict.ALREADY_CHECKED_IN and dialect.is_native
+            if found.verdict is Verdict.ACCEPTED or is_repeat:
+                self._note_served()
+                ready = await self._replies.admit(dialect, found.snapshot, asked.model_round)
+                return dialect.success(ready), True
+            if self._view.snapshot.is_closed:
+                refusal = refusals.JOB_FINISHED
+                response = self._replies.refuse_check_in(dialect, refusal, device)
+                return dialect.refuse_plainly(response, refusal), False
+            refusal = refusals.CHECK_IN[found.verdict]
+        response = self._replies.refuse_check_in(dialect, refusal, device)
+        return dialect.refuse(response, refusal), False
+
+    async def _judge_size(self, data_size: int) -> Refusal | None:
+        if 1 <= data_size <= MAX_DATA_SIZE:
+            return None
+        await self._view.refresh()
+        if self._view.snapshot.phase not in ("waiting", "selecting"):
+            return refusals.CHECK_IN[Verdict.COHORT_FULL]
+        return refusals.DATA_SIZE_SMALL if data_size == 0 else refusals.DATA_SIZE_LARGE
+
+    def _refuse_form(self, dialect: Dialect, refusal: Refusal, fault: FlClusterError) -> Answer:
+        response = self._replies.refuse_check_in(dialect, refusal, with_time=False)
+        if dialect.is_native:
+            response = response._replace(reason=f"{refusal.text} {fault}")
+        return dialect.refuse(response, refusal)
+
+    def _refuse_fields(self, dialect: Dialect) -> Answer:
+        refusal = Refusal(
+            refusals.Word.INVALID,
+            messages.ResponseCode.RequestError,
+            400,
+            refusals.Retry.NEVER,
+            refusals.CHECK_IN_FIELDS,
+        )
+        return dialect.refuse_plainly(self._replies.refuse_check_in(dialect, refusal), refusal)
+
+    # -- report --------------------------------------------------------------------------
+
+    def _refuse_report(self, dialect: Dialect, refusal: Refusal) -> messages.ResponseUpdateModel:
+        return self._replies.refuse_report(dialect, refusal, self._view.snapshot)
+
+    async def _report(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+        answer, is_accepted = await self._judge_report(dialect, body)
+        self._visits.note(Visit.REPORT, is_accepted=is_accepted)
+        return answer
+
+    async def _judge_report(
+        self, dialect: Dialect, body: bytes | bytearray
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            sent = dialect.decode(messages.RequestUpdateModel, body)
+        except PeerProtocolError as exc:
+            return self._refuse_sent(dialect, refusals.REPORT_SCHEMA, str(exc)), False
+        missing = _missing(sent, dialect)
+        if missing or sent.fl_id is None:
+            return self._refuse_sent(dialect, refusals.REPORT_FIELDS, missing), False
+        digest = await _digest(body) if dialect.is_native else ""
+        record = UpdateRecord(sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy)
+        arrival = Arrival(record, sent.iteration, self._content(sent))
+        found = await self._collector.collect(arrival)
+        receipt = await self._proof(dialect, arrival, found)
+        if receipt is not None:
+            ready = self._replies.count(dialect, found.snapshot, receipt)
+            return dialect.success(ready), True
+        return self._refuse_found(dialect, arrival, found), False
+
+    def _content(self, sent: messages.RequestUpdateModel) -> Update | Unfit:
+        if sent.upload_compress_type != 0 or sent.feature_map is None:
+            return Unfit("the update is compressed, and this job takes plain float32 tensors")
+        entries = (
+            (entry.weight_fullname, entry.data)
+            for entry in sent.feature_map
+            if entry.weight_fullname is not None and entry.data is not None
+        )
+        return read_update(self._view.layout, entries, is_plain=sent.plain_weights)
+
+    async def _proof(
+        self, dialect: Dialect, arrival: Arrival, found: CollectAnswer
+    ) -> Receipt | None:
+        """The receipt that this answer carries: of now, or of the first time it came."""
+        if found.verdict is Verdict.ACCEPTED:
+            return found.receipt
+        if not dialect.is_native:
+            return None
+        receipt = found.receipt
+        if receipt is None and arrival.number == found.snapshot.ref.number - 1:
+            before = RoundRef(found.snapshot.ref.instance, arrival.number)
+            receipt = await self._rounds.receipt(before, arrival.record.device)
+        is_same = receipt is not None and receipt.digest == arrival.record.digest
+        return receipt if is_same else None
+
+    def _refuse_found(self, dialect: Dialect, arrival: Arrival, found: CollectAnswer) -> Answer:
+        reason = None
+        if found.unfit is not None and found.verdict not in JUDGED_FIRST:
+            refusal, reason = refusals.UNFIT, found.unfit.reason
+        else:
+            refusal = refusals.REPORT[found.verdict]
+        response = self._replies.refuse_report(
+            dialect,
+            refusal,
+            found.snapshot,
+            device=arrival.record.device,
+            number=arrival.number,
+            reason=reason,
+        )
+        if reason is not None and found.unfit is not None and found.unfit.is_out_of_range:
+            response = response._replace(verdict=refusals.Word.OUT_OF_RANGE)
+        return dialect.refuse(response, refusal)
+
+    def _refuse_sent(self, dialect: Dialect, refusal: Refusal, why: str) -> Answer:
+        response = self._replies.refuse_report(
+            dialect, refusal, self._view.snapshot, reason=f"{refusal.text} {why}"
+        )
+        return dialect.refuse(response, refusal)
+
+    # -- get model -----------------------------------------------------------------------
+
+    async def _get_model(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+        answer, is_accepted = await self._find_model(dialect, body)
+        self._visits.note(Visit.GET_MODEL, is_accepted=is_accepted)
+        return answer
+
+    async def _find_model(
+        self, dialect: Dialect, body: bytes | bytearray
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            asked = dialect.decode(messages.RequestGetModel, body)
+        except PeerProtocolError as exc:
+            refusal = refusals.MODEL_SCHEMA
+            response = self._replies.refuse_model(dialect, refusal, with_time=False)
+            if dialect.is_native:
+                response = response._replace(reason=f"{refusal.text} {exc}")
+            return dialect.refuse(response, refusal), False
+        number = asked.iteration
+        if not await self._wait_for_model(dialect, number, asked.hold_ms):
+            refusal = refusals.MODEL_NOT_READY
+            response = self._replies.refuse_model(dialect, refusal, number)
+            return dialect.refuse(response, refusal), False
+        latest = self._view.base.record.number
+        stored = number if self._view.record_of(number) is not None else latest
+        if stored == latest:
+            self._note_served()
+        ready = await self._replies.hand_out(dialect, number, stored, lambda: self._load(stored))
+        return dialect.success(ready), True
+
+    async def _wait_for_model(self, dialect: Dialect, number: int, hold_ms: int | None) -> bool:
+        if self._view.snapshot.ref.number != number:
+            return True
+        if self._view.snapshot.is_closed:
+            return False
+        asked_ms = hold_ms if dialect.is_native else self._hold_ms
+        allowed_ms = max(0, min(asked_ms or 0, MAX_HOLD_MS))
+        return await self._view.wait_for(lambda seen: seen.ref.number != number, allowed_ms)
+
+    async def _load(self, number: int) -> StoredModel:
+        return await self._view.model(number) or self._view.base
+
+    def _note_served(self) -> None:
+        """Tell the store, once per round, that a device has the model the round starts from."""
+        snapshot = self._view.snapshot
+        if snapshot.served or self._served == snapshot.ref:
+            return
+        self._served = snapshot.ref
+        task = asyncio.create_task(self._tell_served(snapshot.ref))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell_served(self, ref: RoundRef) -> None:
+        try:
+            await self._rounds.model_served(ref)
+        except FlClusterError as exc:
+            logger.info("round %s: the store was not told that its model was served: %s", ref, exc)
+
+
+async def _digest(body: bytes | bytearray) -> str:
+    if len(body) <= INLINE_HASH_BYTES:
+        return hashlib.sha256(body).hexdigest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
+
+
+def _missing(sent: messages.RequestUpdateModel, dialect: Dialect) -> str:
+    """What an update lacks to be looked at, as a sentence; empty when nothing."""
+    if sent.fl_id is None:
+        return "fl_id is missing"
+    if sent.timestamp is None and not dialect.is_native:
+        return "timestamp is missing"
+    if not (math.isfinite(sent.upload_loss) and math.isfinite(sent.upload_accuracy)):
+        return "upload_loss and upload_accuracy must be finite"
+    entries = sent.feature_map if sent.upload_compress_type == 0 else sent.compress_feature_map
+    if entries is None:
+        return "feature_map is missing"
+    for entry in entries:
+        data = entry.data if isinstance(entry, messages.FeatureMap) else entry.compress_data
+        if entry.weight_fullname is None or data is None:
+            return "an entry of feature_map lacks its name or its data"
+    return _missing_evaluation(sent.unsupervised_eval_items)
+
+
+def _missing_evaluation(items: messages.UnsupervisedEvalItems | None) -> str:
+    if items is None:
+        return ""
+    if items.eval_items is None:
+        return "unsupervised_eval_items holds no eval_items"
+    for item in items.eval_items:
+        if item.eval_data is None or not all(math.isfinite(value) for value in item.eval_data):
+            return "an item of unsupervised_eval_items lacks finite eval_data"
+    return ""

@@ -1,0 +1,272 @@
+"""Answers of the device plane as messages, and the large ones as ready bytes.
+
+An answer that carries the model is built once per round and encoding, and sent from the same
+bytes to every device.  Little else costs time, so little else is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from functools import lru_cache
+
+from fl_cluster.aggregate.model import Model
+from fl_cluster.api.dialects import Dialect
+from fl_cluster.api.refusals import Refusal, Retry
+from fl_cluster.config.schema import Settings
+from fl_cluster.config.shared import SharedParameters
+from fl_cluster.service.ledger import INLINE_ELEMENTS
+from fl_cluster.service.view import JobView, StoredModel
+from fl_cluster.store.ports import Receipt, Snapshot
+from fl_cluster.wire import messages
+from fl_cluster.wire.messages import ResponseCode
+
+CLOCK_MARGIN_MS = 5_000
+"""Existing devices give up for good when told to come back in what their clock calls the past."""
+
+SOON_MS = 200
+NEXT_ROUND_MS = 1_000
+
+
+class Replies:
+    """Makes the answers of one member's device plane."""
+
+    def __init__(self, settings: Settings, view: JobView) -> None:
+        self._settings = settings
+        self._view = view
+        self._ready = ReadyBytes(slots=3)
+        self._plan_of = lru_cache(maxsize=2)(self._make_plan)
+
+    def come_back_at(self, snapshot: Snapshot) -> str:
+        """When a device may come again, as devices expect it: epoch milliseconds, in the future.
+
+        A round takes at most its windows, so that is when the next one is surely open.
+        """
+        now = time.time_ns() // 1_000_000
+        windows = snapshot.plan.select_window_ms + snapshot.plan.report_window_ms
+        opened_at = now if snapshot.opened_at is None else snapshot.opened_at
+        return str(max(opened_at + windows, now + CLOCK_MARGIN_MS))
+
+    def refuse_check_in(
+        self, dialect: Dialect, refusal: Refusal, device: str = "", *, with_time: bool = True
+    ) -> messages.ResponseFLJob:
+        """A check-in that was refused; the plan is there all the same, because devices need it."""
+        snapshot = self._view.snapshot
+        come_back = self.come_back_at(snapshot) if with_time else ""
+        return self._check_in(snapshot)._replace(
+            retcode=refusal.code,
+            reason=refusal.text.format(device=device),
+            next_req_time=come_back,
+            verdict=refusal.word if dialect.is_native else None,
+            retry_after_ms=_retry_after_ms(refusal),
+        )
+
+    async def admit(self, dialect: Dialect, snapshot: Snapshot, held_round: int | None) -> bytes:
+        """The answer to an admitted device, with the model unless it holds it already."""
+        base = self._view.base
+        if dialect.is_native and held_round == base.record.number:
+            response = self._admitted(snapshot, base)._replace(model_unchanged=True)
+            return dialect.encode(response)
+
+        def build() -> bytes:
+            feature_map = features(base.model, frozenset())
+            response = self._admitted(snapshot, base)._replace(feature_map=feature_map)
+            return dialect.encode(response)
+
+        key = ("check_in", dialect.is_native, snapshot.ref, base.record.digest)
+        return await self._ready.get(key, base.model.layout.size, build)
+
+    def _check_in(self, snapshot: Snapshot) -> messages.ResponseFLJob:
+        parameters = self._plan_of(self._view.job.hyper_parameters)
+        return messages.ResponseFLJob(
+            iteration=snapshot.ref.number,
+            fl_plan_config=parameters[0],
+            feature_map=(),
+            compress_feature_map=(),
+            upload_sparse_rate=parameters[1],
+        )
+
+    def _admitted(self, snapshot: Snapshot, base: StoredModel) -> messages.ResponseFLJob:
+        return self._check_in(snapshot)._replace(
+            retcode=ResponseCode.SUCCEED,
+            reason="success",
+            is_selected=True,
+            next_req_time=self.come_back_at(snapshot),
+            verdict="accepted",
+            model_round=base.record.number,
+        )
+
+    def _make_plan(self, hyper_parameters: str) -> tuple[messages.FLPlan, float]:
+        parameters = SharedParameters.parse(hyper_parameters)
+        # Existing servers send these parts zeroed when nothing is encrypted, and existing
+        # devices look whether they are there.
+        cipher = messages.CipherPublicParams(
+            encrypt_type=self._settings.encrypt.kind.value,
+            pw_params=messages.PWParams(p=bytes(32), prime=bytes(33)),
+            dp_params=messages.DPParams(),
+            ds_params=messages.DSParams(),
+        )
+        plan = messages.FLPlan(
+            server_mode=self._settings.server_mode.value,
+            fl_name=self._settings.name,
+            iterations=parameters.rounds_total,
+            epochs=parameters.epochs,
+            mini_batch=parameters.batch_size,
+            lr=parameters.learning_rate,
+            cipher=cipher,
+        )
+        return plan, parameters.upload_sparse_rate
+
+    def refuse_report(
+        self,
+        dialect: Dialect,
+        refusal: Refusal,
+        snapshot: Snapshot,
+        *,
+        device: str = "",
+        number: int = 0,
+        reason: str | None = None,
+    ) -> messages.ResponseUpdateModel:
+        """A report that was refused; `reason` is the sentence for whoever is no old device."""
+        come_back = self.come_back_at(snapshot)
+        text = refusal.text.format(
+            device=device, number=number, current=snapshot.ref.number, time=come_back
+        )
+        is_about_form = refusal.text is text and refusal.code == ResponseCode.RequestError
+        return messages.ResponseUpdateModel(
+            retcode=refusal.code,
+            reason=(reason or text) if dialect.is_native else text,
+            next_req_time="" if is_about_form else come_back,
+            verdict=refusal.word,
+            retry_after_ms=_retry_after_ms(refusal),
+        )
+
+    def count(self, dialect: Dialect, snapshot: Snapshot, receipt: Receipt) -> bytes:
+        """The answer to a counted update."""
+        come_back = self.come_back_at(snapshot)
+        if not dialect.is_native:
+            return _counted_flat(dialect, come_back)
+        proof = messages.Receipt(receipt.round_number, receipt.digest, receipt.position)
+        return dialect.encode(
+            messages.ResponseUpdateModel(
+                retcode=ResponseCode.SUCCEED,
+                reason="success not ready",
+                next_req_time=come_back,
+                verdict="accepted",
+                receipt=proof,
+            )
+        )
+
+    def refuse_model(
+        self, dialect: Dialect, refusal: Refusal, number: int = 0, *, with_time: bool = True
+    ) -> messages.ResponseGetModel:
+        """No model now."""
+        snapshot = self._view.snapshot
+        return messages.ResponseGetModel(
+            retcode=refusal.code,
+            reason=refusal.text.format(number=number),
+            iteration=snapshot.ref.number,
+            feature_map=(),
+            timestamp=self.come_back_at(snapshot) if with_time else "",
+            compress_feature_map=(),
+            verdict=refusal.word if dialect.is_native else None,
+            retry_after_ms=_retry_after_ms(refusal),
+        )
+
+    async def hand_out(
+        self,
+        dialect: Dialect,
+        asked: int,
+        number: int,
+        load: Callable[[], Awaitable[StoredModel]],
+    ) -> bytes:
+        """The answer that carries model `number`; `asked` is the round the device named."""
+        snapshot = self._view.snapshot
+        record = self._view.record_of(number)
+        key = ("model", dialect.is_native, snapshot.ref, number, record and record.digest)
+        body = self._ready.peek(key)
+        if body is not None:
+            return body
+        stored = await load()
+
+        def build() -> bytes:
+            feature_map = features(stored.model, frozenset(stored.record.left_out), summed=True)
+            return dialect.encode(
+                messages.ResponseGetModel(
+                    retcode=ResponseCode.SUCCEED,
+                    reason=f"Get model for iteration {asked % 2**64}",
+                    iteration=snapshot.ref.number,
+                    feature_map=feature_map,
+                    timestamp=self.come_back_at(snapshot),
+                    compress_feature_map=(),
+                    verdict="accepted",
+                    model_round=number,
+                )
+            )
+
+        return await self._ready.get(key, stored.model.layout.size, build)
+
+
+@lru_cache(maxsize=8)
+def _counted_flat(dialect: Dialect, come_back: str) -> bytes:
+    return dialect.encode(
+        messages.ResponseUpdateModel(
+            retcode=ResponseCode.SUCCEED, reason="success not ready", next_req_time=come_back
+        )
+    )
+
+
+def _retry_after_ms(refusal: Refusal) -> int | None:
+    waits = {Retry.SOON: SOON_MS, Retry.NEXT_ROUND: NEXT_ROUND_MS}
+    return waits.get(refusal.retry)
+
+
+def features(
+    model: Model, left_out: frozenset[str], *, summed: bool = False
+) -> tuple[messages.FeatureMap, ...]:
+    """A model's tensors as the wire has them, by name; only aggregated ones when `summed`."""
+    return tuple(
+        messages.FeatureMap(
+            place.tensor.name, model.values[place.start : place.stop], place.tensor.shape
+        )
+        for place in model.layout.places
+        if not (summed and (not place.tensor.is_aggregated or place.tensor.name in left_out))
+    )
+
+
+class ReadyBytes:
+    """The last few large answers, each built once whoever asks for it at the same time."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._bodies: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._building: dict[Hashable, asyncio.Task[bytes]] = {}
+
+    def peek(self, key: Hashable) -> bytes | None:
+        """The answer if it is ready."""
+        body = self._bodies.get(key)
+        if body is not None:
+            self._bodies.move_to_end(key)
+        return body
+
+    async def get(self, key: Hashable, elements: int, build: Callable[[], bytes]) -> bytes:
+        """The answer, built now (in a thread when it is large) if it is not ready."""
+        body = self.peek(key)
+        if body is not None:
+            return body
+        task = self._building.get(key)
+        if task is None:
+            task = self._building[key] = asyncio.create_task(self._build(key, elements, build))
+        return await asyncio.shield(task)
+
+    async def _build(self, key: Hashable, elements: int, build: Callable[[], bytes]) -> bytes:
+        try:
+            body = build() if elements <= INLINE_ELEMENTS else await asyncio.to_thread(build)
+            self._bodies[key] = body
+            while len(self._bodies) > self._slots:
+                self._bodies.popitem(last=False)
+            return body
+        finally:
+            del self._building[key]
