@@ -43,6 +43,8 @@ class EndedRound:
     reason: Reason | None
     """Why it was abandoned; None when it has a new model."""
     opened_at: Millis | None
+    ended_at: Millis
+    """When the goal was met or time ran out; the same whichever member finishes the round."""
     model: Model
     reported: Sequence[ReportedUpdate]
     visits: Mapping[str, int]
@@ -119,8 +121,16 @@ class Finisher:
         reported, visits = await asyncio.gather(
             self._stores.rounds.reported(ref), self._stores.rounds.visits(ref)
         )
-        job = self._view.job
-        ended = EndedRound(ref, job, snapshot.reason, snapshot.opened_at, model, reported, visits)
+        ended = EndedRound(
+            ref=ref,
+            job=self._view.job,
+            reason=snapshot.reason,
+            opened_at=snapshot.opened_at,
+            ended_at=snapshot.ended_at or Millis(0),
+            model=model,
+            reported=reported,
+            visits=visits,
+        )
         await asyncio.to_thread(self._recorder.record, ended)
         return await self._publish(ref, record, [pointer.blob for pointer in pointers.values()])
 

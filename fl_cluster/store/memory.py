@@ -38,6 +38,7 @@ from fl_cluster.rounds.phases import (
 from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.store.ports import (
     Buffer,
+    ClaimAnswer,
     ClaimRequest,
     JobRecord,
     ModelRecord,
@@ -118,6 +119,7 @@ class MemoryRoundStore:
             plan=self._plan,
             opened_at=collecting.opened_at if collecting else None,
             deadline=min(d for d, _ in collecting.deadlines()) if collecting else None,
+            ended_at=ending.since if ending else None,
             reason=phase.reason if isinstance(phase, Abandoning) else None,
             lease_member=lease.member if lease else None,
             lease_until=lease.until if lease else None,
@@ -141,11 +143,8 @@ class MemoryRoundStore:
         member: str,
         requests: Sequence[ClaimRequest],
         at: Millis | None = None,
-    ) -> Sequence[Verdict]:
-        return [
-            self._step(Claim(ref, member, request.device, request.number, self._at(at)))
-            for request in requests
-        ]
+    ) -> Sequence[ClaimAnswer]:
+        return [self._claim(Claim(ref, member, r.device, r.number, self._at(at))) for r in requests]
 
     async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
         return self._step(Release(ref, member, tuple(devices)))
@@ -225,13 +224,6 @@ class MemoryRoundStore:
         digest = self._updates[ref][device].digest
         return Receipt(ref.number, digest, known.reports[device].position)
 
-    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
-        known = self._known(ref)
-        if known is None or device not in known.cohort:
-            return None
-        declared = known.cohort[device]
-        return Offer(device, declared.data_size, declared.eval_data_size)
-
     async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
         visits = self._visits.setdefault(ref, {})
         for name, count in counts.items():
@@ -239,6 +231,13 @@ class MemoryRoundStore:
 
     async def visits(self, ref: RoundRef) -> Mapping[str, int]:
         return dict(self._visits.get(ref, {}))
+
+    def _claim(self, event: Claim) -> ClaimAnswer:
+        verdict = self._step(event)
+        phase = self._round.phase
+        if verdict is not Verdict.ACCEPTED or not isinstance(phase, Collecting):
+            return ClaimAnswer(verdict)
+        return ClaimAnswer(verdict, phase.cohort[event.device].data_size)
 
     def _at(self, at: Millis | None) -> Millis:
         return Millis(self._clock()) if at is None else at

@@ -41,6 +41,14 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimAnswer:
+    """The verdict on a claim and, when accepted, the data size that the device declared."""
+
+    verdict: Verdict
+    data_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateRecord:
     """What is kept of one counted update beside its share of the sum."""
 
@@ -104,6 +112,8 @@ class Snapshot:
     opened_at: Millis | None
     deadline: Millis | None
     """The earliest instant at which time ends the round; None when none is set."""
+    ended_at: Millis | None
+    """When the goal was met or time ran out; None before."""
     reason: Reason | None
     lease_member: str | None
     lease_until: Millis | None
@@ -183,8 +193,8 @@ class RoundStore(Protocol):
         member: str,
         requests: Sequence[ClaimRequest],
         at: Millis | None = None,
-    ) -> Sequence[Verdict]:
-        """One verdict per request; an accepted one must end in `report` or `release`."""
+    ) -> Sequence[ClaimAnswer]:
+        """One answer per request; an accepted one must end in `report` or `release`."""
 
     async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
         """Give up claims of this member."""
@@ -222,9 +232,6 @@ class RoundStore(Protocol):
 
     async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
         """The receipt of this device's counted update; None when it has none."""
-
-    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
-        """What the device declared at its check-in to this round; None when it is not in it."""
 
     async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
         """Add to the round's counters of requests by kind and outcome."""

@@ -89,6 +89,7 @@ def snapshot_of(fields: Fields) -> Snapshot:
             plan=plan_of(fields),
             opened_at=opened_at,
             deadline=_deadline(fields, opened_at),
+            ended_at=_instant(fields["since"]),
             reason=Reason(fields["reason"]) if fields["reason"] else None,
             lease_member=fields["lease_member"] or None,
             lease_until=_instant(fields["lease_until"]),

@@ -10,6 +10,7 @@ from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.store.ports import (
+    ClaimAnswer,
     ClaimRequest,
     Offer,
     Outcome,
@@ -71,7 +72,7 @@ class RedisRoundStore:
         member: str,
         requests: Sequence[ClaimRequest],
         at: Millis | None = None,
-    ) -> Sequence[Verdict]:
+    ) -> Sequence[ClaimAnswer]:
         args: list[Argument] = [str(ref), _instant(at), LIVE_MS, member]
         for request in requests:
             args += (records.encode_id(request.device), request.number)
@@ -83,7 +84,11 @@ class RedisRoundStore:
             self._keys.reports(token),
             self._keys.fenced,
         )
-        return [_verdict(word) for word in await self._connection.run("claim", keys, args)]
+        reply = await self._connection.run("claim", keys, args)
+        return [
+            ClaimAnswer(_verdict(word), int(size))
+            for word, size in zip(reply[::2], reply[1::2], strict=True)
+        ]
 
     async def release(self, ref: RoundRef, member: str, devices: Sequence[str]) -> Verdict:
         keys = (self._keys.round, self._keys.claims(str(ref)), self._keys.fenced)
@@ -190,14 +195,6 @@ class RedisRoundStore:
         key = self._keys.reports(str(ref))
         raw = await self._connection.command("HGET", key, records.encode_id(device))
         return records.receipt_of(raw.decode(), ref.number) if raw else None
-
-    async def admission(self, ref: RoundRef, device: str) -> Offer | None:
-        key = self._keys.cohort(str(ref))
-        raw = await self._connection.command("HGET", key, records.encode_id(device))
-        if not raw:
-            return None
-        declared = records.admission_of(raw.decode())
-        return Offer(device, declared.data_size, declared.eval_data_size)
 
     async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
         if counts:

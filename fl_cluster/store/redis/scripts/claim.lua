@@ -2,17 +2,24 @@
 -- A member asks whether to add updates that it holds and found fit.
 -- KEYS 1 round, 2 cohort, 3 claims, 4 reports, 5 fenced.
 -- ARGV 1 ref, 2 instant or '', 3 key lifetime in ms, 4 member, then pairs: device, its round number.
--- One word per device: accepted | enough | not_in_cohort | stale_round | duplicate | pending |
+-- Two entries per device: a word, and the data size it declared (0 unless accepted).
+-- accepted | enough | not_in_cohort | stale_round | duplicate | pending |
 -- late | fenced | moved_on.
+local function refuse_all(text, devices)
+  local reply = {}
+  for i = 1, devices do reply[2 * i - 1], reply[2 * i] = word(text), 0 end
+  return reply
+end
+
 local round, count = read(KEYS[1]), (#ARGV - 4) / 2
-if round.ref ~= ARGV[1] then return all('moved_on', count) end
-if redis.call('ZSCORE', KEYS[5], ARGV[4]) then return all('fenced', count) end
+if round.ref ~= ARGV[1] then return refuse_all('moved_on', count) end
+if redis.call('ZSCORE', KEYS[5], ARGV[4]) then return refuse_all('fenced', count) end
 local late = collecting(round) and overdue(round, clock(ARGV[2]))
 local taken = redis.call('HLEN', KEYS[3]) + redis.call('HLEN', KEYS[4])
-local words = {}
+local reply = {}
 for i = 1, count do
   local device, number = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
-  local answer
+  local answer, size = nil, 0
   if round.served == '0' and number == round.number - 1 then
     answer = 'enough'
   elseif round.phase == 'waiting' then
@@ -33,7 +40,8 @@ for i = 1, count do
     redis.call('HSET', KEYS[3], device, ARGV[4])
     redis.call('PEXPIRE', KEYS[3], ARGV[3])
     taken, answer = taken + 1, 'accepted'
+    size = tonumber(string.match(redis.call('HGET', KEYS[2], device), '^%d+'))
   end
-  words[i] = word(answer)
+  reply[2 * i - 1], reply[2 * i] = word(answer), size
 end
-return words
+return reply

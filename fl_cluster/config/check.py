@@ -1,0 +1,224 @@
+"""Holds the entries of a configuration against the tables of keys.
+
+Everything wrong is found at once, in the order in which the original looks, so the first
+problem is, word for word, the one the original would have stopped at.  A value with a problem
+counts as its default for the checks that follow.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fl_cluster.config.addresses import without_login
+from fl_cluster.config.document import Entry
+from fl_cluster.config.keys import BLOCKS
+from fl_cluster.config.problems import SettingProblem
+from fl_cluster.config.rules import Value
+from fl_cluster.config.schema import Role
+from fl_cluster.config.tables import Block, Key, Kind
+
+NO_ENTRY = Entry("nothing", None, "")
+
+
+@dataclass(slots=True)
+class Checked:
+    """The outcome: a value for every key of the blocks looked at, and what is wrong."""
+
+    file: str
+    values: dict[str, Value] = field(default_factory=dict)
+    problems: list[SettingProblem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def single(number: float) -> float:
+    """`number` in single precision, out of which the original's floats come."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
+    """Check what `role` looks at; other sections may hold anything."""
+    checked = Checked(file)
+    for block in BLOCKS:
+        if block.server_only and role is Role.SCHEDULER:
+            continue
+        applies = block.applies(checked.values)
+        for key in block.keys:
+            path = block.path(key)
+            fallback: Value = "" if key.default is None else key.default
+            value = _Check(block, key, entries, checked).value() if applies else None
+            value = fallback if value is None else value
+            checked.values[path] = single(value) if isinstance(value, float) else value
+        if block.name == "unsupervised":
+            _check_sample_count(checked)
+    if role is Role.SERVER:
+        _settle_compression(checked)
+        _check_masking(checked)
+    return checked
+
+
+class _Check:
+    """The check of one key."""
+
+    def __init__(
+        self, block: Block, key: Key, entries: Mapping[str, Entry], checked: Checked
+    ) -> None:
+        self._block = block
+        self._key = key
+        self._path = block.path(key)
+        self._entry = entries.get(self._path, NO_ENTRY)
+        self._has_section = not block.name or block.name in entries
+        self._checked = checked
+
+    def value(self) -> Value | None:
+        """The value in the key's type; None when there is none or, with a problem, none fits."""
+        entry, key = self._entry, self._key
+        is_text = key.kind is Kind.STR and entry.kind == "str"
+        if entry.is_absent or (is_text and entry.value == ""):
+            if key.required:
+                self._complain(f"The parameter '{self._path}' is missing", self._note_on_absence())
+            return None
+        value = self._in_type(entry)
+        if value is None:
+            stray = "<< " if key.kind is Kind.STR else ""
+            message = (
+                f"The parameter '{self._path}' is expected to be type {key.kind}, "
+                f"actually {stray}{entry.kind}"
+            )
+            self._complain(message, self._note_on_type())
+            return None
+        complaint = key.rule.complaint(self._path, value) if key.rule else None
+        if complaint is not None:
+            self._complain(complaint)
+            return None
+        return value
+
+    def _in_type(self, entry: Entry) -> Value | None:
+        if self._key.kind is Kind.FLOAT and entry.kind in ("int", "float"):
+            assert isinstance(entry.value, int | float)
+            try:
+                return single(float(entry.value))
+            except OverflowError:
+                return math.inf
+        return entry.value if entry.kind == self._key.kind else None
+
+    def _complain(self, message: str, note: str = "") -> None:
+        # The sentence about the server mode ends without the file, and always has.
+        names_file = self._path != "server_mode" or "invalid. Server mode" not in message
+        file = self._checked.file
+        self._checked.problems.append(
+            SettingProblem(
+                self._path,
+                f"{message}, yaml config file: {file}" if names_file else message,
+                file=file,
+                origin=self._entry.origin,
+                found=self._shown(),
+                allowed=self._allowed(),
+                example=self._example(),
+                note=note,
+            )
+        )
+
+    def _shown(self) -> str:
+        value = self._entry.value
+        if self._key.is_secret and value:
+            return "(not shown)"
+        if self._entry.kind == "dict":
+            return "a section"
+        if value is None:
+            return self._entry.kind
+        if isinstance(value, bool):
+            return str(value).lower()
+        return repr(without_login(value)) if isinstance(value, str) else str(value)[:40]
+
+    def _allowed(self) -> str:
+        if self._key.rule is not None:
+            return self._key.rule.allowed
+        return {Kind.STR: "text", Kind.BOOL: "true or false"}.get(self._key.kind, "a number")
+
+    def _example(self) -> str:
+        key = self._key
+        example = key.example or (str(key.default) if key.default not in (None, "") else "")
+        return f"{key.name}: {example}" if example else ""
+
+    def _note_on_absence(self) -> str:
+        if not self._has_section:
+            return f"the section '{self._block.name}' is missing"
+        if self._entry.origin and self._entry.kind != "nothing" and self._entry.value is None:
+            return f"what is there is {self._entry.kind}, which does not count; put it in quotes"
+        return ""
+
+    def _note_on_type(self) -> str:
+        value, kind = self._entry.value, self._key.kind
+        if kind is Kind.STR and self._entry.kind != "dict":
+            return "put it in quotes"
+        if kind in (Kind.INT, Kind.FLOAT) and isinstance(value, str):
+            try:
+                number = float(value)
+            except ValueError:
+                return ""
+            shown = str(int(number)) if kind is Kind.INT and number.is_integer() else str(number)
+            return f"to YAML this is text; write {shown}"
+        return ""
+
+
+def _check_sample_count(checked: Checked) -> None:
+    values = checked.values
+    path = "unsupervised.cluster_client_num"
+    if values["unsupervised.eval_type"] != "NOT_EVAL" and not values[path]:
+        message = "Cluster client num is <= 0 when unsupervised eval mode is opened."
+        checked.problems.append(
+            SettingProblem(
+                path,
+                message,
+                file=checked.file,
+                allowed="a whole number of at least 1",
+                example="cluster_client_num: 2000",
+            )
+        )
+
+
+def _settle_compression(checked: Checked) -> None:
+    """Masked and sign updates cannot be compressed; the original goes on uncompressed."""
+    upload = "compression.upload_compress_type"
+    kind = checked.values["encrypt.encrypt_type"]
+    if checked.values[upload] != "NO_COMPRESS" and kind in ("SIGNDS", "PW_ENCRYPT"):
+        checked.warnings.append(
+            f"'{upload}' is {checked.values[upload]}, which {kind} does not allow: "
+            "uploads are not compressed"
+        )
+        checked.values[upload] = "NO_COMPRESS"
+
+
+def _check_masking(checked: Checked) -> None:
+    """With fewer sharers than can rebuild the masks, no masked round could ever end well."""
+    values = checked.values
+    if values["encrypt.encrypt_type"] != "PW_ENCRYPT" or checked.problems:
+        return
+    cohort = single(float(values["round.start_fl_job_threshold"]))
+    ratio = float(values["encrypt.pw_encrypt.share_secrets_ratio"])
+    goal = math.ceil(single(cohort * float(values["round.update_model_ratio"])))
+    sharers = int(values["round.start_fl_job_threshold"])
+    for _step in ("exchange", "get", "share"):
+        sharers = max(math.ceil(single(single(float(sharers)) * ratio)), goal)
+    path = "encrypt.pw_encrypt.reconstruct_secrets_threshold"
+    threshold = int(values[path])
+    if sharers < threshold + 1:
+        message = (
+            f"cipher init fail. The parameter '{path}' is {threshold}, but only {sharers} devices "
+            f"share secrets and at least {threshold + 1} must, yaml config file: {checked.file}"
+        )
+        checked.problems.append(
+            SettingProblem(
+                path,
+                message,
+                file=checked.file,
+                found=str(threshold),
+                allowed=f"at most {max(sharers - 1, 0)} with this round section",
+            )
+        )

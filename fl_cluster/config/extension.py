@@ -1,0 +1,164 @@
+"""The keys this cluster adds to the original's file, each with the reason for its default."""
+
+from __future__ import annotations
+
+from fl_cluster.config import schema
+from fl_cluster.config.addresses import parse_address
+from fl_cluster.config.rules import Between, OneOf, Readable
+from fl_cluster.config.tables import Block, Key, Kind
+
+STR, INT = Kind.STR, Kind.INT
+
+ADDRESS_FORM = "ip:port, name:port or [ipv6]:port"
+
+
+def _optional_address(text: str) -> None:
+    if text:
+        parse_address(text)
+
+
+CLUSTER = Block(
+    name="cluster",
+    meaning="What this cluster adds to the original; all of it may be left out.",
+    server_only=False,
+    is_closed=True,
+    keys=(
+        Key(
+            "data_dir",
+            STR,
+            "data_dir",
+            "Folder for what must outlive the processes: the embedded Redis's files.",
+            default="./fl_data",
+        ),
+        Key(
+            "durability",
+            STR,
+            "durability",
+            (
+                "When an upload is acknowledged: once Redis has it (durable), or once the "
+                "server has added it (memory), which is faster and lost with the server."
+            ),
+            default="durable",
+            rule=OneOf(schema.Durability),
+        ),
+        Key(
+            "hold_ms",
+            INT,
+            "hold_ms",
+            (
+                "How long a request for a model that is not there yet is held open instead of "
+                "being refused: saves polling. Devices of the original give up after 25 s."
+            ),
+            default=500,
+            rule=Between(0, 25_000),
+        ),
+        Key(
+            "body_limit_mb",
+            INT,
+            "body_limit_mb",
+            (
+                "Largest request body in MiB, so that no device can fill the memory; "
+                "0 makes the limit from the model's size."
+            ),
+            default=0,
+            rule=Between(0, 1_048_576),
+        ),
+        Key(
+            "bytes_in_flight_mb",
+            INT,
+            "bytes_in_flight_mb",
+            (
+                "MiB of request bodies a server reads at a time; beyond it devices are told "
+                "to come back, so that memory does not grow with their number."
+            ),
+            default=256,
+            rule=Between(1, 1_048_576),
+        ),
+        Key(
+            "lease_ms",
+            INT,
+            "lease_ms",
+            (
+                "How long a server that says nothing still counts as alive; renewed ten times "
+                "as often, so that one lost renewal means nothing."
+            ),
+            default=10_000,
+            rule=Between(1_000, 600_000),
+        ),
+        Key(
+            "advertise_http_address",
+            STR,
+            "advertise_http_address",
+            (
+                "Address under which devices reach this server when it is not the one it "
+                "listens on: behind a load balancer, or listening on 0.0.0.0."
+            ),
+            default="",
+            rule=Readable(_optional_address, ADDRESS_FORM),
+            example="fl.example.org:6666",
+        ),
+        Key(
+            "advertise_tcp_address",
+            STR,
+            "advertise_tcp_address",
+            "The same for the other processes of the cluster.",
+            default="",
+            rule=Readable(_optional_address, ADDRESS_FORM),
+            example="10.0.0.7:7777",
+        ),
+        Key(
+            "header_timeout_s",
+            INT,
+            "header_timeout_s",
+            "Seconds a device may take to send the head of a request.",
+            default=10,
+            rule=Between(1, 3_600),
+        ),
+        Key(
+            "idle_timeout_s",
+            INT,
+            "idle_timeout_s",
+            (
+                "Seconds a connection may lie idle between requests; longer than the 60 s of "
+                "common load balancers, which must be the ones to close."
+            ),
+            default=75,
+            rule=Between(1, 86_400),
+        ),
+        Key(
+            "redis_timeout_ms",
+            INT,
+            "redis_timeout_ms",
+            "Milliseconds until Redis is taken to be away.",
+            default=5_000,
+            rule=Between(100, 600_000),
+        ),
+        Key(
+            "redis_pool",
+            INT,
+            "redis_pool",
+            (
+                "Connections to Redis per process. Commits are batched, so few suffice; one is "
+                "always taken by the listener for events."
+            ),
+            default=16,
+            rule=Between(2, 1_024),
+        ),
+        Key(
+            "log_level",
+            STR,
+            "log_level",
+            "The least severe messages that are logged; `GLOG_v` wins when it is set.",
+            default="INFO",
+            rule=OneOf(schema.LogLevel),
+        ),
+        Key(
+            "log_format",
+            STR,
+            "log_format",
+            "Lines for people (text) or for machines (json).",
+            default="text",
+            rule=OneOf(schema.LogFormat),
+        ),
+    ),
+)

@@ -1,0 +1,149 @@
+"""Defaults, below the file, below the environment, below the command line -> settings.
+
+Everything that is wrong is reported at once, in one `ConfigError`: first what the original
+reports, in its order, then what only this cluster minds.  What is merely ignored becomes a
+warning in the settings.  Nothing here logs, connects, or looks at another file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, overload
+
+from fl_cluster.config.build import build_job, build_settings
+from fl_cluster.config.check import Checked, check
+from fl_cluster.config.document import Document, Entry, parse, read_text
+from fl_cluster.config.keys import KEYS, SECTIONS
+from fl_cluster.config.layout import restore_sections
+from fl_cluster.config.legacy import ELSEWHERE
+from fl_cluster.config.not_yet import missing_features
+from fl_cluster.config.overrides import Overrides, gather
+from fl_cluster.config.problems import SettingProblem, nearest
+from fl_cluster.config.schema import JobSettings, Role, Settings
+from fl_cluster.errors import ConfigError
+
+NOTHING: Mapping[str, str] = {}
+
+
+@overload
+def load(
+    path: str | Path,
+    role: Literal["server", Role.SERVER],
+    *,
+    overrides: Mapping[str, str] = ...,
+    environ: Mapping[str, str] | None = ...,
+) -> Settings: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    role: Literal["scheduler", Role.SCHEDULER],
+    *,
+    overrides: Mapping[str, str] = ...,
+    environ: Mapping[str, str] | None = ...,
+) -> JobSettings: ...
+
+
+def load(
+    path: str | Path,
+    role: Role | Literal["server", "scheduler"],
+    *,
+    overrides: Mapping[str, str] = NOTHING,
+    environ: Mapping[str, str] | None = None,
+) -> JobSettings:
+    """The settings of the file at `path`, as `role` sees them, or `ConfigError`.
+
+    `overrides` are the command line's: dotted key -> text.  `environ` is the process's own
+    environment unless another is given.
+    """
+    environ = os.environ if environ is None else environ
+    document = parse(read_text(path), str(path))
+    return _settings(document, Role(role), gather(environ, overrides))
+
+
+def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
+    misplaced = restore_sections(document)
+    entries = {**document.entries, **over.entries}
+    checked = check(entries, role, document.file)
+    problems = [
+        *([misplaced] if misplaced else []),
+        *checked.problems,
+        *document.problems,
+        *over.problems,
+        *_unknown_in_closed_sections(document),
+        *_features_that_are_missing(checked, entries),
+    ]
+    if problems:
+        raise ConfigError(tuple(problems))
+    harmless = (each.sentence for each in missing_features(checked.values) if each.is_harmless)
+    warnings = (*checked.warnings, *harmless, *_ignored(document, role))
+    if role is Role.SERVER:
+        return build_settings(checked.values, document.file, warnings)
+    return build_job(checked.values, document.file, warnings)
+
+
+def _features_that_are_missing(
+    checked: Checked, entries: Mapping[str, Entry]
+) -> Iterator[SettingProblem]:
+    for refusal in missing_features(checked.values):
+        if refusal.is_harmless:
+            continue
+        yield SettingProblem(
+            refusal.key,
+            f"{refusal.sentence}, yaml config file: {checked.file}",
+            file=checked.file,
+            origin=entries[refusal.key].origin,
+        )
+
+
+def _unknown_in_closed_sections(document: Document) -> Iterator[SettingProblem]:
+    for name, block in SECTIONS.items():
+        if not block.is_closed or name not in document.entries:
+            continue
+        section = document.entries[name]
+        if section.value is not None:
+            message = f"The parameter '{name}' is a section, but holds a single value"
+            yield _problem(document, name, message)
+        inside = [path for path in document.entries if path.startswith(f"{name}.")]
+        for path in inside:
+            if path not in KEYS and path.rpartition(".")[0] not in KEYS:
+                yield _problem(document, path, _not_known(path))
+
+
+def _problem(document: Document, path: str, message: str) -> SettingProblem:
+    return SettingProblem(
+        path,
+        f"{message}, yaml config file: {document.file}",
+        file=document.file,
+        origin=document.entries[path].origin,
+    )
+
+
+def _not_known(path: str) -> str:
+    suggestion = nearest(path, (*KEYS, *SECTIONS))
+    hint = f"; did you mean '{suggestion}'?" if suggestion else ""
+    return f"The parameter '{path}' is not known{hint}"
+
+
+def _ignored(document: Document, role: Role) -> Iterator[str]:
+    """A sentence for each entry of the file that has no effect, where `role` looks."""
+    skipped = {name for name, block in SECTIONS.items() if block.server_only}
+    reported: set[str] = set()
+    for path, entry in document.entries.items():
+        parents = path.split(".")[:-1]
+        above = [".".join(parents[: n + 1]) for n in range(len(parents))]
+        if any(name in reported for name in above):
+            continue
+        if role is Role.SCHEDULER and any(name in skipped for name in (path, *above)):
+            continue
+        if path in SECTIONS:
+            if entry.value is not None:
+                yield f"{entry.origin}: '{path}' is a section, but holds a single value: ignored"
+        elif path not in KEYS:
+            reported.add(path)
+            reason = ELSEWHERE.get(path)
+            detail = f": {reason}" if reason else " and is ignored"
+            yield f"{entry.origin}: {_not_known(path)}{detail}"
