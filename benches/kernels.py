@@ -1,0 +1,131 @@
+"""How fast each kernel set is on this machine, next to the NumPy reference.
+
+Reports, gates nothing.  A GB is 10**9 bytes read plus written by the operation: 20 bytes
+per element for fold, 4 for find_unfit, 24 for merge, 12 for finalise.  Each number is the
+best of several runs, because on a shared machine only the fastest run was undisturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fl_cluster.kernels import native
+
+BYTES_PER_ELEMENT = {"find_unfit": 4, "fold": 20, "merge": 24, "finalise": 12}
+MULTIPLIER = 2.0**25
+RUNS = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    operation: str
+    elements: int
+    kernel: str
+    seconds: float
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        return self.elements * BYTES_PER_ELEMENT[self.operation] / self.seconds / 1e9
+
+
+def processor() -> str:
+    """The processor's name where the system tells, and the architecture anyway."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return platform.machine()
+
+
+def seconds_per_call(call: Callable[[], object], run_seconds: float) -> float:
+    """The shortest mean of RUNS runs, each long enough for the clock not to matter."""
+    call()
+    calls = 1
+    while (taken := _time(call, calls)) < run_seconds / 10:
+        calls *= 2
+    calls = max(1, int(calls * run_seconds / taken))
+    return min(_time(call, calls) / calls for _ in range(RUNS))
+
+
+def _time(call: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - start
+
+
+def measure(name: str, elements: int, run_seconds: float) -> list[Measurement]:
+    kernels = native.kernel_set(name)
+    random = np.random.default_rng(1)
+    x = random.standard_normal(elements, dtype=np.float32)
+    acc = np.zeros(elements, np.int64)
+    other = random.integers(-(2**50), 2**50, elements)
+    out = np.empty(elements, np.float32)
+    calls: dict[str, Callable[[], object]] = {
+        "find_unfit": lambda: kernels.find_unfit(x, MULTIPLIER, native.MAX_BOUND),
+        "fold": lambda: kernels.fold(acc, x, MULTIPLIER),
+        "merge": lambda: kernels.merge(acc, other),
+        "finalise": lambda: kernels.finalise(out, acc, MULTIPLIER),
+    }
+    return [
+        Measurement(operation, elements, name, seconds_per_call(call, run_seconds))
+        for operation, call in calls.items()
+    ]
+
+
+def report(measurements: list[Measurement]) -> None:
+    reference = {
+        (each.operation, each.elements): each.seconds
+        for each in measurements
+        if each.kernel == "reference"
+    }
+    print(
+        f"{'operation':<11} {'elements':>10} {'set':<10} {'us/call':>11} {'GB/s':>7} {'x NumPy':>8}"
+    )
+    for each in sorted(measurements, key=lambda each: (each.operation, each.elements)):
+        ratio = reference[each.operation, each.elements] / each.seconds
+        print(
+            f"{each.operation:<11} {each.elements:>10,} {each.kernel:<10} "
+            f"{each.seconds * 1e6:>11.2f} {each.gigabytes_per_second:>7.1f} {ratio:>8.1f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--elements",
+        type=int,
+        nargs="+",
+        default=[100, 10_000, 1_000_000, 10_000_000],
+        help="array lengths",
+    )
+    parser.add_argument(
+        "--sets", nargs="+", default=list(native.available()), choices=native.available()
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.05, help="length of one run (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    names = dict.fromkeys([*arguments.sets, "reference"])
+    print(f"{processor()}; Python {platform.python_version()}, NumPy {np.__version__}")
+    print(f"in use: {native.kernel()}; one thread; best of {RUNS} runs of {arguments.seconds} s")
+    report(
+        [
+            measurement
+            for elements in arguments.elements
+            for name in names
+            for measurement in measure(name, elements, arguments.seconds)
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
