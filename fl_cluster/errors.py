@@ -88,5 +88,9 @@ class StoreCorrupt(FlClusterError):
     """The store holds a record that cannot be; nobody should go on from it."""
 
 
+class JobLost(StoreCorrupt):
+    """The store holds no records of this job any more, as after it came back empty."""
+
+
 class KernelMismatch(FlClusterError):
     """An array does not fit the operation; raised before anything was changed."""

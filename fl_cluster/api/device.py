@@ -139,6 +139,16 @@ class DevicePlane:
         answer.force_close()
         return answer
 
+    def broken(self, request: web.BaseRequest, fault: FlClusterError | None) -> Answer:
+        """The answer when a handler failed: nothing is known, nothing was acknowledged."""
+        if fault is not None:
+            logger.error("%s failed: %s", request.path, fault)
+        dialect = dialect_of(request)
+        if not dialect.is_native:
+            return Answer(refusals.INNER_ERROR.encode())
+        refusal = refusals.NOT_NOW
+        return dialect.refuse(self._replies.refuse_model(dialect, refusal), refusal)
+
     # -- check in ------------------------------------------------------------------------
 
     async def _check_in(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from fl_cluster.api.occupants import describe_listener
 from fl_cluster.errors import FlClusterError, StartupError
+from fl_cluster.telemetry.processes import describe_listener
 
 if TYPE_CHECKING:
     import ssl
@@ -47,10 +47,12 @@ clients that look at the text first from guessing one over a whole model."""
 HEADER_BYTES = 132 * 1024
 """Largest request line or header: the original takes 128 KiB headers, and a name beside."""
 
-HEADERS_MAX = 64
-IDLE_SECONDS = 75.0
-"""A connection without a complete request head for so long is closed; above the minute that
-load balancers keep theirs, so that they close first and never meet a closing one."""
+HEAD_BYTES = 1024 * 1024
+"""Largest request line and headers together, counted in whole reads of the socket: many
+long headers must not add up."""
+
+SWEEP_SECONDS = 1.0
+"""How often connections are looked over for a request head that comes too slowly."""
 
 FLUSH_SECONDS = 0.2
 """How long a draining server waits for finished answers to leave."""
@@ -193,27 +195,42 @@ def json_refusal(text: str, *, status: int = 400) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on connections; one more than `connections` is told so and closed.
+
+    `idle_s` is longer than the minute that load balancers keep theirs, so that they are the
+    ones to close and never meet a connection that is closing.
+    """
+
+    connections: int = 10_000
+    header_s: float = 10.0
+    idle_s: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plane:
     """What one listening address serves.
 
     `routes` maps the exact path, without query, to its handler; `on_fault` answers what a
-    handler raised on purpose, `on_bug` what it did not.  `connections_max` bounds open
-    connections; one more is told so and closed.
+    handler raised on purpose, `on_bug` what it did not.
     """
 
     routes: Mapping[str, Handler]
     on_fault: Callable[[web.BaseRequest, FlClusterError], web.StreamResponse]
     on_bug: Callable[[web.BaseRequest], web.StreamResponse]
-    connections_max: int = 10_000
+    limits: Limits = field(default_factory=Limits)
 
 
 class _Link(web.RequestHandler):
-    """One connection, with our page for what is not HTTP and our bound on how many there are."""
+    """One connection, with our page for what is not HTTP and our bounds on request heads."""
 
-    __slots__ = ("_plain_server",)
+    __slots__ = ("_head_bytes", "_head_since", "_plain_server", "_request")
 
     def __init__(self, server: PlainServer, **options: Any) -> None:
         self._plain_server = server
+        self._request: web.BaseRequest | None = None
+        self._head_since: float | None = None
+        self._head_bytes = 0
         super().__init__(server, **options)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -222,6 +239,27 @@ class _Link(web.RequestHandler):
             assert isinstance(transport, asyncio.Transport)
             transport.write(FULL)
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        request = self._request
+        if request is None or request.content.is_eof():
+            if self._head_since is None:
+                self._head_since = time.monotonic()
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.force_close()
+                return
+        super().data_received(data)
+
+    def take_up(self, request: web.BaseRequest) -> None:
+        """A request's head is complete, and its turn has come."""
+        self._request = request
+        self._head_since = None
+        self._head_bytes = 0
+
+    def is_head_overdue(self, now: float, allowed_s: float) -> bool:
+        """Whether the head of the next request began more than `allowed_s` ago."""
+        return self._head_since is not None and now - self._head_since > allowed_s
 
     def handle_error(
         self,
@@ -253,13 +291,13 @@ class PlainServer(web.Server):
         self.draining = False
         self._busy: set[object] = set()
         self._quiet = asyncio.Event()
+        self._sweeper: asyncio.TimerHandle | None = None
         self._options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
-            "keepalive_timeout": IDLE_SECONDS,
+            "keepalive_timeout": plane.limits.idle_s,
             "access_log": None,
             "max_line_size": HEADER_BYTES,
             "max_field_size": HEADER_BYTES,
-            "max_headers": HEADERS_MAX,
             "auto_decompress": False,
             "logger": log,
         }
@@ -267,11 +305,22 @@ class PlainServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of a new connection; asyncio calls this."""
+        if self._sweeper is None:
+            self._sweep()
         return _Link(self, **self._options)
 
     def is_full(self) -> bool:
         """Whether the connections open now are more than the plane allows."""
-        return len(self.connections) > self.plane.connections_max
+        return len(self.connections) > self.plane.limits.connections
+
+    def _sweep(self) -> None:
+        now, allowed_s = time.monotonic(), self.plane.limits.header_s
+        for link in self.connections:
+            assert isinstance(link, _Link)
+            if link not in self._busy and link.is_head_overdue(now, allowed_s):
+                link.force_close()
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _find(self, request: web.BaseRequest) -> Handler | None:
         handler = self.plane.routes.get(request.raw_path)
@@ -280,12 +329,14 @@ class PlainServer(web.Server):
         return handler
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        link = request.protocol
+        assert isinstance(link, _Link)
+        link.take_up(request)
         if request.method not in METHODS:
             return unknown_method()
         handler = self._find(request)
         if handler is None:
             return unknown_path(request)
-        link = request.protocol
         self._busy.add(link)
         try:
             if "Expect" in request.headers:
@@ -314,6 +365,8 @@ class PlainServer(web.Server):
         The listening socket is the caller's and closed before, so nothing new arrives.
         """
         self.draining = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for link in self.connections:
             if link not in self._busy:
                 link.force_close()

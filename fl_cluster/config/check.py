@@ -20,6 +20,9 @@ from fl_cluster.config.rules import Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
 
+MAX_NAME_BYTES = 160
+"""A file name may have 255; checkpoints add up to 60 to the name of the job."""
+
 NO_ENTRY = Entry("nothing", None, "")
 
 
@@ -59,6 +62,7 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
     if role is Role.SERVER:
         _settle_compression(checked)
         _check_masking(checked)
+    _check_name(checked)
     return checked
 
 
@@ -179,6 +183,27 @@ def _check_sample_count(checked: Checked) -> None:
                 file=checked.file,
                 allowed="a whole number of at least 1",
                 example="cluster_client_num: 2000",
+            )
+        )
+
+
+def _check_name(checked: Checked) -> None:
+    """The name becomes part of Redis keys, whose braces have a meaning, and of file names."""
+    name = str(checked.values["fl_name"])
+    reason = ""
+    if any(character in "{}/" or not character.isprintable() for character in name):
+        reason = "braces, slashes and characters that do not print are not allowed in it"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        reason = f"it is longer than {MAX_NAME_BYTES} bytes"
+    if reason:
+        checked.problems.append(
+            SettingProblem(
+                "fl_name",
+                f"The parameter 'fl_name' cannot be used: {reason}, "
+                f"yaml config file: {checked.file}",
+                file=checked.file,
+                found=repr(name[:MAX_NAME_BYTES]),
+                example="fl_name: Lenet",
             )
         )
 

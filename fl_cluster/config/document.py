@@ -24,6 +24,7 @@ MAX_ENTRIES = 1_000
 """Aliases can multiply a small file without bound."""
 
 MERGE_TAG = "tag:yaml.org,2002:merge"
+NULL_TAG = "tag:yaml.org,2002:null"
 TEXT_TAG = "tag:yaml.org,2002:str"
 
 SKIPPED_KINDS = {
@@ -116,7 +117,7 @@ def _parsed(text: str, file: str) -> Document:
     loader = yaml.SafeLoader(text)
     root = loader.get_single_node()
     expected = f"Expect content of yaml config file {file} is of the dict type"
-    if root is None:
+    if root is None or root.tag == NULL_TAG:
         raise _unreadable(file, f"{expected}, but it is empty")
     if not isinstance(root, yaml.MappingNode):
         kind = "list" if isinstance(root, yaml.SequenceNode) else "single value"

@@ -110,7 +110,8 @@ def _unknown_in_closed_sections(document: Document) -> Iterator[SettingProblem]:
         inside = [path for path in document.entries if path.startswith(f"{name}.")]
         for path in inside:
             if path not in KEYS and path.rpartition(".")[0] not in KEYS:
-                yield _problem(document, path, _not_known(path))
+                message = f"The parameter '{path}' is not known{_hint(path)}"
+                yield _problem(document, path, message)
 
 
 def _problem(document: Document, path: str, message: str) -> SettingProblem:
@@ -122,10 +123,9 @@ def _problem(document: Document, path: str, message: str) -> SettingProblem:
     )
 
 
-def _not_known(path: str) -> str:
+def _hint(path: str) -> str:
     suggestion = nearest(path, (*KEYS, *SECTIONS))
-    hint = f"; did you mean '{suggestion}'?" if suggestion else ""
-    return f"The parameter '{path}' is not known{hint}"
+    return f"; did you mean '{suggestion}'?" if suggestion else ""
 
 
 def _ignored(document: Document, role: Role) -> Iterator[str]:
@@ -141,9 +141,8 @@ def _ignored(document: Document, role: Role) -> Iterator[str]:
             continue
         if path in SECTIONS:
             if entry.value is not None:
-                yield f"{entry.origin}: '{path}' is a section, but holds a single value: ignored"
+                yield f"{entry.origin}: '{path}' is ignored: it is a section, but holds a single value"
         elif path not in KEYS:
             reported.add(path)
-            reason = ELSEWHERE.get(path)
-            detail = f": {reason}" if reason else " and is ignored"
-            yield f"{entry.origin}: {_not_known(path)}{detail}"
+            reason = ELSEWHERE.get(path) or f"no such key is known{_hint(path)}"
+            yield f"{entry.origin}: '{path}' is ignored: {reason}"

@@ -8,7 +8,7 @@ Whoever builds a feature deletes its rows here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fl_cluster.config.rules import Value
@@ -20,20 +20,25 @@ class Missing:
     """One value of one key, and the feature it asks for."""
 
     key: str
-    asks: Callable[[Value], bool]
+    value: str
+    """The value as it is written; for addresses, how it begins; `any` stands for any text."""
     feature: str
     instead: str
     """What to write until the feature is there."""
     is_harmless: bool = False
     """Whether the job is what it says it is without the feature."""
 
+    def asks(self, value: Value) -> bool:
+        """Whether `value` is the one that asks for the feature."""
+        if self.value == "any":
+            return value != ""
+        if self.value.endswith("://"):
+            return str(value).startswith(self.value)
+        return _shown(value) == self.value
 
-def _is(wanted: Value) -> Callable[[Value], bool]:
-    return lambda value: value == wanted
 
-
-def _begins(prefix: str) -> Callable[[Value], bool]:
-    return lambda value: str(value).startswith(prefix)
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 MODE = "server_mode"
@@ -45,25 +50,25 @@ DOWNLOAD = "compression.download_compress_type"
 EVAL = "unsupervised.eval_type"
 
 MISSING = (
-    Missing(MODE, _is("HYBRID_TRAINING"), "workers that train on the cloud", "FEDERATED_LEARNING"),
-    Missing(MODE, _is("CLOUD_TRAINING"), "training across silos", "FEDERATED_LEARNING"),
-    Missing("enable_ssl", _is(True), "TLS", "false"),
-    Missing(AGGREGATION, _is("FedProx"), "FedProx", "FedAvg"),
-    Missing(AGGREGATION, _is("Scaffold"), "Scaffold", "FedAvg"),
-    Missing(AGGREGATION, _is("FedNova"), "FedNova", "FedAvg"),
-    Missing(CACHE, _begins("rediss://"), "TLS to Redis", "redis://"),
-    Missing(EVAL, _is("SILHOUETTE_SCORE"), "unsupervised evaluation", "NOT_EVAL"),
-    Missing(EVAL, _is("CALINSKI_HARABASZ_SCORE"), "unsupervised evaluation", "NOT_EVAL"),
-    Missing(EVAL, _is("DAVIES_BOULDIN_SCORE"), "unsupervised evaluation", "NOT_EVAL"),
-    Missing(ENCRYPT, _is("PW_ENCRYPT"), "secure aggregation", "NOT_ENCRYPT"),
-    Missing(ENCRYPT, _is("STABLE_PW_ENCRYPT"), "secure aggregation", "NOT_ENCRYPT"),
-    Missing(ENCRYPT, _is("DP_ENCRYPT"), "differential privacy", "NOT_ENCRYPT"),
-    Missing(ENCRYPT, _is("SIGNDS"), "sign-based dimension selection", "NOT_ENCRYPT"),
-    Missing(UPLOAD, _is("DIFF_SPARSE_QUANT"), "compressed uploads", "NO_COMPRESS"),
-    Missing(DOWNLOAD, _is("QUANT"), "compressed downloads", "NO_COMPRESS"),
-    Missing("client_verify.pki_verify", _is(True), "verification of devices", "false"),
-    Missing("cluster.durability", _is("memory"), "acknowledging from memory", "durable"),
-    Missing("summary.data_rate_dir", bool, "data-rate files", '""', is_harmless=True),
+    Missing(MODE, "HYBRID_TRAINING", "workers that train on the cloud", "FEDERATED_LEARNING"),
+    Missing(MODE, "CLOUD_TRAINING", "training across silos", "FEDERATED_LEARNING"),
+    Missing("enable_ssl", "true", "TLS", "false"),
+    Missing(AGGREGATION, "FedProx", "FedProx", "FedAvg"),
+    Missing(AGGREGATION, "Scaffold", "Scaffold", "FedAvg"),
+    Missing(AGGREGATION, "FedNova", "FedNova", "FedAvg"),
+    Missing(CACHE, "rediss://", "TLS to Redis", "redis://"),
+    Missing(EVAL, "SILHOUETTE_SCORE", "unsupervised evaluation", "NOT_EVAL"),
+    Missing(EVAL, "CALINSKI_HARABASZ_SCORE", "unsupervised evaluation", "NOT_EVAL"),
+    Missing(EVAL, "DAVIES_BOULDIN_SCORE", "unsupervised evaluation", "NOT_EVAL"),
+    Missing(ENCRYPT, "PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
+    Missing(ENCRYPT, "STABLE_PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
+    Missing(ENCRYPT, "DP_ENCRYPT", "differential privacy", "NOT_ENCRYPT"),
+    Missing(ENCRYPT, "SIGNDS", "sign-based dimension selection", "NOT_ENCRYPT"),
+    Missing(UPLOAD, "DIFF_SPARSE_QUANT", "compressed uploads", "NO_COMPRESS"),
+    Missing(DOWNLOAD, "QUANT", "compressed downloads", "NO_COMPRESS"),
+    Missing("client_verify.pki_verify", "true", "verification of devices", "false"),
+    Missing("cluster.durability", "memory", "acknowledging from memory", "durable"),
+    Missing("summary.data_rate_dir", "any", "data-rate files", '""', is_harmless=True),
 )
 
 
@@ -82,14 +87,10 @@ def missing_features(values: Values) -> Iterator[Refusal]:
         value = values.get(row.key)
         if value is None or not row.asks(value):
             continue
+        # Of an address only the beginning is shown: the rest may hold a password.
+        shown = row.value if row.value.endswith("://") else _shown(value)
         sentence = (
-            f"The value {_shown(row, value)} of parameter '{row.key}' asks for {row.feature}, "
+            f"The value {shown} of parameter '{row.key}' asks for {row.feature}, "
             f"which this version does not have yet; set it to {row.instead}"
         )
         yield Refusal(row.key, sentence, row.is_harmless)
-
-
-def _shown(row: Missing, value: Value) -> str:
-    if row.key == CACHE:
-        return str(value).partition("://")[0] + "://"
-    return str(value).lower() if isinstance(value, bool) else str(value)

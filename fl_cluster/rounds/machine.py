@@ -226,7 +226,14 @@ def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
         return after, Verdict.ACCEPTED
     return (
         Aggregating(
-            after.ref, after.plan, after.cohort, after.reports, after.partials, event.at, None
+            after.ref,
+            after.plan,
+            after.opened_at,
+            after.cohort,
+            after.reports,
+            after.partials,
+            event.at,
+            None,
         ),
         Verdict.ACCEPTED,
     )
@@ -243,14 +250,23 @@ def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
 
 def _abandoning(phase: Collecting | Ending, reason: Reason, at: Millis) -> Abandoning:
     return Abandoning(
-        phase.ref, phase.plan, phase.cohort, phase.reports, phase.partials, at, None, reason
+        phase.ref,
+        phase.plan,
+        phase.opened_at,
+        phase.cohort,
+        phase.reports,
+        phase.partials,
+        at,
+        None,
+        reason,
     )
 
 
 def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
     match phase:
         case Waiting():
-            return Abandoning(phase.ref, phase.plan, {}, {}, {}, at, None, reason), Verdict.ACCEPTED
+            over = Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
+            return over, Verdict.ACCEPTED
         case Selecting() | Reporting() | Aggregating():
             return _abandoning(phase, reason, at), Verdict.ACCEPTED
         case Abandoning() | Committed() | Abandoned() | Closed():

@@ -140,6 +140,8 @@ class Ending:
 
     ref: RoundRef
     plan: RoundPlan
+    opened_at: Millis | None
+    """When the first device checked in; None when none did."""
     cohort: Mapping[str, Admission]
     reports: Mapping[str, Counted]
     partials: Mapping[str, str]

@@ -1,0 +1,20 @@
+"""What a device imports: turn a training function into a member of a federated job.
+
+Needs NumPy, aiohttp and msgpack, and nothing of the server side.
+"""
+
+from fl_cluster.sdk.client import FederatedDevice, JobResult, run
+from fl_cluster.sdk.life import RoundOutcome, ServersUnreachable
+from fl_cluster.sdk.training import RoundPlan, TrainResult
+from fl_cluster.sdk.transport import open_session
+
+__all__ = [
+    "FederatedDevice",
+    "JobResult",
+    "RoundOutcome",
+    "RoundPlan",
+    "ServersUnreachable",
+    "TrainResult",
+    "open_session",
+    "run",
+]

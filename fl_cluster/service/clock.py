@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from fl_cluster.errors import FlClusterError, StoreUnavailable
+from fl_cluster.errors import FlClusterError, JobLost, StoreUnavailable
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.finish import Finisher
 from fl_cluster.service.view import JobView
@@ -27,8 +27,15 @@ class Clock:
     """Keeps one member's view true and its share of the work done."""
 
     def __init__(
-        self, view: JobView, rounds: RoundStore, events: Events, finisher: Finisher
+        self,
+        view: JobView,
+        rounds: RoundStore,
+        events: Events,
+        finisher: Finisher,
+        rebuild: Callable[[], Awaitable[None]],
     ) -> None:
+        """`rebuild` creates the job's records again when the store has lost them."""
+        self._rebuild = rebuild
         self._view = view
         self._rounds = rounds
         self._events = events
@@ -75,7 +82,7 @@ class Clock:
 
     async def _tick(self) -> None:
         while True:
-            await self._view.refresh()
+            await self._look()
             self._note_store(None)
             snapshot = self._view.snapshot
             if snapshot.deadline is not None:
@@ -83,6 +90,14 @@ class Clock:
             for duty in self._duties:
                 await duty()
             await asyncio.sleep(PERIOD_S)
+
+    async def _look(self) -> None:
+        try:
+            await self._view.refresh()
+        except JobLost as exc:
+            logger.error("%s; building it again from what this server holds", exc)
+            await self._rebuild()
+            await self._view.refresh()
 
     async def _finish(self) -> None:
         period_ms = int(PERIOD_S * 1000)

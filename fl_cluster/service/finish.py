@@ -48,6 +48,10 @@ class EndedRound:
     model: Model
     reported: Sequence[ReportedUpdate]
     visits: Mapping[str, int]
+    failures_in_a_row: int
+    """How many rounds failed one after the other, this one included."""
+    is_event: bool
+    """Whether so many failures are to be told; the count then starts again."""
 
 
 class Recorder(Protocol):
@@ -68,15 +72,26 @@ class Finisher:
         recorder: Recorder,
         *,
         lease_ms: int,
+        failures_told_at: int,
     ) -> None:
         self._view = view
         self._stores = stores
         self._collector = collector
         self._recorder = recorder
         self._lease_ms = lease_ms
+        self._at_work = asyncio.Lock()
+        self._failures_told_at = failures_told_at
 
     async def finish(self) -> bool:
         """Finish the current round if it needs it and nobody else is at it; whether it did."""
+        async with self._at_work:
+            return await self._finish_current()
+
+    async def settle(self) -> None:
+        """Return when no round is being finished here; none will be any more."""
+        await self._at_work.acquire()
+
+    async def _finish_current(self) -> bool:
         snapshot = self._view.snapshot
         if not snapshot.needs_finishing or not await self._take_lease(snapshot.ref):
             return False
@@ -118,6 +133,8 @@ class Finisher:
         else:
             model = self._view.base.model
             record = replace(self._view.base.record, number=ref.number)
+        failures = 0 if snapshot.reason is None else snapshot.failures_in_a_row + 1
+        is_event = failures >= self._failures_told_at
         reported, visits = await asyncio.gather(
             self._stores.rounds.reported(ref), self._stores.rounds.visits(ref)
         )
@@ -130,9 +147,13 @@ class Finisher:
             model=model,
             reported=reported,
             visits=visits,
+            failures_in_a_row=failures,
+            is_event=is_event,
         )
         await asyncio.to_thread(self._recorder.record, ended)
-        return await self._publish(ref, record, [pointer.blob for pointer in pointers.values()])
+        finishes_job = ref.number >= self._view.job.rounds_total
+        outcome = Outcome(record, finishes_job, 0 if is_event else failures)
+        return await self._publish(ref, outcome, [pointer.blob for pointer in pointers.values()])
 
     async def _pointers(self, ref: RoundRef) -> Mapping[str, Pointer]:
         count = len(self._view.layout.summed)
@@ -164,14 +185,9 @@ class Finisher:
         size = model.values.nbytes
         return model, ModelRecord(ref.number, blob, size, digest, scales, left_out)
 
-    async def _publish(
-        self, ref: RoundRef, record: ModelRecord, partials: Sequence[str]
-    ) -> Verdict:
+    async def _publish(self, ref: RoundRef, outcome: Outcome, partials: Sequence[str]) -> Verdict:
         before = await self._stores.jobs.models()
-        finishes_job = ref.number >= self._view.job.rounds_total
-        verdict = await self._stores.rounds.publish(
-            ref, self._collector.member, Outcome(record, finishes_job)
-        )
+        verdict = await self._stores.rounds.publish(ref, self._collector.member, outcome)
         if verdict is not Verdict.ACCEPTED:
             logger.warning("round %s: outcome not published: %s", ref, verdict)
             return verdict

@@ -25,6 +25,8 @@ class StartingPoint:
     model: Model
     number: int
     """The round that ended with them: 0, or the number of a recovered checkpoint."""
+    is_given: bool = True
+    """Whether somebody chose these tensors; what is only a default gives way to the job's."""
 
 
 def plan_of(parameters: SharedParameters) -> RoundPlan:
@@ -55,7 +57,8 @@ async def open_job(
     if found is None:
         raise StartupError("the job's records vanished from Redis while this server started")
     _check_parameters(parameters, SharedParameters.parse(found.hyper_parameters))
-    _check_layout(start.model.layout, Layout.from_json(found.layout))
+    if start.is_given:
+        _check_layout(start.model.layout, Layout.from_json(found.layout))
     return found
 
 

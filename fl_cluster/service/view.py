@@ -18,7 +18,7 @@ from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Scaling
 from fl_cluster.aggregate.scale import term_bound
-from fl_cluster.errors import StoreCorrupt
+from fl_cluster.errors import JobLost, StoreCorrupt
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.store.ports import BlobStore, JobRecord, JobStore, ModelRecord, RoundStore, Snapshot
 
@@ -112,7 +112,7 @@ class JobView:
     async def _look(self) -> None:
         snapshot = await self._stores.rounds.snapshot()
         if snapshot is None:
-            raise StoreCorrupt("the store holds no round of this job any more")
+            raise JobLost("the store holds no round of this job any more")
         known = self._snapshot
         if known is None or known.ref != snapshot.ref:
             await self._look_deeper(snapshot.ref)
@@ -124,7 +124,7 @@ class JobView:
     async def _look_deeper(self, ref: RoundRef) -> None:
         job = await self._stores.jobs.job()
         if job is None:
-            raise StoreCorrupt("the store holds a round and no job")
+            raise JobLost("the store holds a round and no job")
         if self._job is None or self._job.layout != job.layout:
             self._layout = Layout.from_json(job.layout)
         self._job = job

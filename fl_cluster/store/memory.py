@@ -6,6 +6,7 @@ The round is exactly what `rounds.step` makes of it.  Nothing here survives the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import (
@@ -104,6 +105,7 @@ class MemoryRoundStore:
         self._plan = plan
         self._clock = clock
         self._round = Round(Waiting(first, plan))
+        self._failures = 0
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
@@ -117,13 +119,14 @@ class MemoryRoundStore:
             ref=phase.ref,
             phase=PHASE_WORDS[type(phase)],
             plan=self._plan,
-            opened_at=collecting.opened_at if collecting else None,
+            opened_at=phase.opened_at if isinstance(phase, Collecting | Ending) else None,
             deadline=min(d for d, _ in collecting.deadlines()) if collecting else None,
             ended_at=ending.since if ending else None,
             reason=phase.reason if isinstance(phase, Abandoning) else None,
             lease_member=lease.member if lease else None,
             lease_until=lease.until if lease else None,
             served=self._round.served,
+            failures_in_a_row=self._failures,
         )
 
     async def load(self) -> Round:
@@ -159,7 +162,7 @@ class MemoryRoundStore:
             return ReportOutcome(verdict, ())
         kept = self._updates.setdefault(ref, {})
         kept.update({update.device: update for update in batch.updates})
-        return ReportOutcome(verdict, [phase.reports[device].position for device in devices])
+        return ReportOutcome(verdict, tuple(phase.reports[device].position for device in devices))
 
     async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         return self._step(Tick(ref, self._at(at)))
@@ -179,8 +182,11 @@ class MemoryRoundStore:
             return verdict
         assert isinstance(ending, Ending)
         self._finished[ref] = ending
+        self._failures = outcome.failures_in_a_row
         self._jobs.kept[ref.number] = outcome.model
         self._jobs.kept.pop(ref.number - KEPT_MODELS, None)
+        if outcome.finishes_job and self._jobs.record is not None:
+            self._jobs.record = replace(self._jobs.record, state="finished")
         self._round = open_next(self._round, self._plan, closes=outcome.finishes_job)
         return verdict
 
@@ -261,9 +267,9 @@ class MemoryBlobStore:
         self._blobs: dict[str, bytes] = {}
 
     async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
-        assert name not in self._blobs, f"blob {name} is written twice"
         assert lifetime_ms is None or lifetime_ms > 0
-        self._blobs[name] = bytes(data)
+        known = self._blobs.setdefault(name, bytes(data))
+        assert known == data, f"blob {name} is written twice, with other bytes"
 
     async def get(self, name: str, into: memoryview) -> None:
         target = into.cast("B")

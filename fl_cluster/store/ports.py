@@ -118,6 +118,8 @@ class Snapshot:
     lease_member: str | None
     lease_until: Millis | None
     served: bool
+    failures_in_a_row: int
+    """How many rounds before this one were abandoned one after the other, since last told."""
 
     @property
     def is_collecting(self) -> bool:
@@ -171,6 +173,8 @@ class Outcome:
 
     model: ModelRecord
     finishes_job: bool
+    failures_in_a_row: int = 0
+    """What the next round shall know of how many rounds have failed."""
 
 
 class RoundStore(Protocol):

@@ -16,8 +16,8 @@ MAX_FLAT_BYTES: Final = 2**31 - 1
 MAX_FLAT_DEPTH: Final = 64
 MAX_FLAT_TABLES: Final = 1_000_000
 
-# Root offset and the smallest vtable; less cannot hold a table.
-MIN_FLAT_BYTES: Final = 8
+# Root offset, a table's offset to its vtable, and the vtable's two sizes.
+MIN_FLAT_BYTES: Final = 12
 
 # Amplification: an empty map is 1 byte on the wire and some 100 in memory. The longest honest
 # list has one entry per tensor; a 10-billion-parameter transformer has fewer than 1,000.

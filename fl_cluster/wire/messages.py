@@ -15,7 +15,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from fl_cluster.wire.schema import Field, Floats, Int8s, Kind
+from fl_cluster.wire.schema import AnyMessage, Field, Floats, Int8s, Kind
 
 
 class ResponseCode(IntEnum):
@@ -397,7 +397,7 @@ class ClientShare(NamedTuple):
 
     fl_id: str | None = None
     share: bytes | None = None
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]
 
 
 class RequestExchangeKeys(NamedTuple):
@@ -586,7 +586,7 @@ class ReconstructSecret(NamedTuple):
     retry_after_ms: int | None = None
 
 
-SCHEMA: Final[Mapping[type[tuple[object, ...]], tuple[Field, ...]]] = MappingProxyType(
+SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
     {
         FeatureMap: (
             Field("weight_fullname", Kind.STRING, 0),
@@ -603,9 +603,7 @@ SCHEMA: Final[Mapping[type[tuple[object, ...]], tuple[Field, ...]]] = MappingPro
             Field("eval_name", Kind.STRING, 0),
             Field("eval_data", Kind.FLOATS, 1),
         ),
-        UnsupervisedEvalItems: (
-            Field("eval_items", Kind.TABLES, 0, None, UnsupervisedEvalItem),
-        ),
+        UnsupervisedEvalItems: (Field("eval_items", Kind.TABLES, 0, None, UnsupervisedEvalItem),),
         Aggregation: (
             Field("type", Kind.ENUM, 0, 0),
             Field("weights", Kind.FLOATS, 1),
@@ -772,9 +770,7 @@ SCHEMA: Final[Mapping[type[tuple[object, ...]], tuple[Field, ...]]] = MappingPro
             Field("verdict", Kind.STRING, None),
             Field("retry_after_ms", Kind.INT, None),
         ),
-        FeatureMapList: (
-            Field("feature_map", Kind.TABLES, 0, None, FeatureMap),
-        ),
+        FeatureMapList: (Field("feature_map", Kind.TABLES, 0, None, FeatureMap),),
         RequestAsyncUpdateModel: (
             Field("fl_name", Kind.STRING, 0),
             Field("fl_id", Kind.STRING, 1),

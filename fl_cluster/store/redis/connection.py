@@ -2,14 +2,15 @@
 
 Invariant: nothing but `StoreUnavailable` and `StoreCorrupt` leaves this package when Redis
 misbehaves; callers never see an exception of the client library.
-Every command has a deadline.  A command is sent again once when its pooled connection turns
-out to be dead; that is safe because every script of ours gives the same answer to the same
-call (see the headers of scripts/*.lua).
+Every command has a deadline.  A command is sent again once when its connection breaks or its
+answer does not come, and may then be carried out twice.  That is safe: a script whose second
+answer would be another one is given a name for the call and knows its own work by it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,24 @@ UNAVAILABLE = (
     exceptions.ReadOnlyError,
     exceptions.OutOfMemoryError,
     exceptions.ClusterDownError,
+    exceptions.NoPermissionError,
     OSError,
     TimeoutError,
 )
 
-CONDITIONS = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "NOAUTH", "NOPERM", "OOM", "READONLY")
-"""First words of error replies that speak of Redis's condition and not of our command."""
+CONDITIONS = (
+    *("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "NOAUTH", "NOPERM", "OOM", "READONLY"),
+    "unauthenticated",
+)
+"""Words in error replies that speak of Redis's condition and not of our command."""
+
+SILENCE_S = 30.0
+"""How long a listener waits for one word before it waits again; any number would do."""
+
+
+def call_name() -> str:
+    """A name for one call of a script, the same however often the call is sent."""
+    return secrets.token_hex(6)
 
 
 @contextlib.contextmanager
@@ -100,6 +113,14 @@ class Connection:
         with faults(str(args[0])):
             return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
 
+    async def together(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The raw replies of several commands that nothing comes between."""
+        with faults(str(commands[0][0])):
+            async with self.client.pipeline(transaction=True) as transaction:
+                for command in commands:
+                    transaction.execute_command(*command)
+                return list(await transaction.execute())
+
     async def ping(self) -> None:
         """Return when Redis answers; `StoreUnavailable` says why it does not."""
         await self.command("PING")
@@ -125,7 +146,7 @@ class Connection:
                 await subscription.subscribe(channel)
             while True:
                 with faults("SUBSCRIBE"):
-                    message = await subscription.get_message(timeout=None)
+                    message = await subscription.get_message(timeout=SILENCE_S)
                 if message is None:
                     continue
                 if message["type"] == "subscribe":

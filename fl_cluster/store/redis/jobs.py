@@ -9,7 +9,7 @@ from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord
 from fl_cluster.store.redis import records
-from fl_cluster.store.redis.connection import Argument, Connection
+from fl_cluster.store.redis.connection import Argument, Connection, call_name
 from fl_cluster.store.redis.keys import JOBS, JobKeys
 
 CHUNK_BYTES = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ class RedisJobStore:
         self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
     ) -> bool:
         fields = records.job_fields(job)
-        args: list[Argument] = [model.number, records.model_text(model), len(fields)]
+        args: list[Argument] = [model.number, records.model_text(model), call_name(), len(fields)]
         for name, value in (*fields.items(), *records.first_round_fields(first, plan).items()):
             args += (name, value)
         keys = (self._keys.instance, self._keys.round, self._keys.models)

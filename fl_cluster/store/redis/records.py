@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.machine import Round
@@ -70,6 +70,7 @@ def first_round_fields(ref: RoundRef, plan: RoundPlan) -> dict[str, str]:
         "lease_member": "",
         "lease_until": "",
         "served": "1",
+        "failures_in_a_row": "0",
     }
     return fields | {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
 
@@ -94,6 +95,7 @@ def snapshot_of(fields: Fields) -> Snapshot:
             lease_member=fields["lease_member"] or None,
             lease_until=_instant(fields["lease_until"]),
             served=fields["served"] == "1",
+            failures_in_a_row=int(fields["failures_in_a_row"]),
         )
     except (KeyError, ValueError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
@@ -104,7 +106,7 @@ def _instant(text: str) -> Millis | None:
 
 
 def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
-    if opened_at is None:
+    if opened_at is None or fields["phase"] not in ("selecting", "reporting"):
         return None
     deadlines = [opened_at + int(fields["round_window_ms"])]
     if fields["phase"] == "selecting":
@@ -121,6 +123,7 @@ def phase_of(
     """The phase that the stored hashes are in."""
     ref, plan = RoundRef.parse(fields["ref"]), plan_of(fields)
     admitted = {device: admission_of(text) for device, text in cohort.items()}
+    holders = {device: text.rpartition(" ")[0] for device, text in claims.items()}
     counted = {device: _counted(text) for device, text in reports.items()}
     name = fields["phase"]
     if name == "waiting":
@@ -134,7 +137,7 @@ def phase_of(
             plan,
             Millis(int(fields["opened_at"])),
             admitted,
-            dict(claims),
+            holders,
             counted,
             dict(partials),
             _instant(fields["first_report_at"]),
@@ -142,28 +145,31 @@ def phase_of(
     lease = None
     if fields["lease_member"]:
         lease = Lease(fields["lease_member"], Millis(int(fields["lease_until"])))
-    since = Millis(int(fields["since"]))
+    opened_at, since = _instant(fields["opened_at"]), Millis(int(fields["since"]))
+    known = (ref, plan, opened_at, admitted, counted, dict(partials), since, lease)
     if name == "aggregating":
-        return Aggregating(ref, plan, admitted, counted, dict(partials), since, lease)
+        return Aggregating(*known)
     if name == "abandoning":
-        reason = Reason(fields["reason"])
-        return Abandoning(ref, plan, admitted, counted, dict(partials), since, lease, reason)
+        return Abandoning(*known, Reason(fields["reason"]))
     raise StoreCorrupt(f"the round is in phase {name!r}, which does not exist")
 
 
-def round_of(phase: Phase, fenced: frozenset[str], fields: Fields) -> Round:
-    """The round with what outlives it."""
-    return Round(phase, fenced, fields["served"] == "1")
+def round_of(fields: Fields, parts: Sequence[Fields], fenced: frozenset[str]) -> Round:
+    """The round that the stored hashes are; `parts` as `phase_of` takes them."""
+    try:
+        return Round(phase_of(fields, *parts), fenced, fields["served"] == "1")
+    except (KeyError, ValueError, TypeError, AssertionError) as exc:
+        raise StoreCorrupt(f"the round's records are not ours: {exc!r} in {fields}") from exc
 
 
 def declaration(offer: Offer) -> str:
-    """What a cohort's hash keeps of a check-in; the script adds the instant."""
+    """What a cohort's hash keeps of a check-in; the script adds the instant and its call."""
     return f"{offer.data_size} {offer.eval_data_size}"
 
 
 def admission_of(text: str) -> Admission:
-    """The inverse of `declaration` and the script's addition."""
-    data_size, eval_data_size, at = text.split(" ")
+    """The inverse of `declaration` and the script's additions."""
+    data_size, eval_data_size, at, _call = text.split(" ")
     return Admission(int(data_size), int(eval_data_size), Millis(int(at)))
 
 
@@ -187,7 +193,10 @@ def _counted(text: str) -> Counted:
 
 def receipt_of(text: str, number: int) -> Receipt:
     """The receipt that a report's record proves."""
-    position, _, _, digest, *_ = _split_report(text)
+    try:
+        position, _, _, digest, *_ = _split_report(text)
+    except (ValueError, TypeError) as exc:
+        raise StoreCorrupt(f"a counted update's record is damaged: {exc!r} in {text!r}") from exc
     return Receipt(number, digest, position)
 
 

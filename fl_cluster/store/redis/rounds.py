@@ -21,11 +21,11 @@ from fl_cluster.store.ports import (
     Snapshot,
 )
 from fl_cluster.store.redis import records
-from fl_cluster.store.redis.connection import Argument, Connection
+from fl_cluster.store.redis.connection import Argument, Connection, call_name
 from fl_cluster.store.redis.keys import JobKeys
 
 LIVE_MS = 7 * 24 * 3600 * 1000
-"""How long an unfinished round's keys outlast their last change: a week-end without servers."""
+"""How long an unfinished round's keys outlast its longest window: a week-end without servers."""
 
 FINISHED_MS = 15 * 60 * 1000
 """How long a finished round's keys are kept, for receipts of repeats that come late."""
@@ -45,22 +45,32 @@ class RedisRoundStore:
         return records.snapshot_of(fields) if fields else None
 
     async def load(self) -> Round:
-        fields = await self._hash(self._keys.round)
-        ref = fields["ref"]
-        phase = records.phase_of(
-            fields,
-            await self._hash(self._keys.cohort(ref)),
-            await self._hash(self._keys.claims(ref)),
-            await self._hash(self._keys.reports(ref)),
-            await self._hash(self._keys.partials(ref)),
-        )
-        fenced = await self._connection.command("ZRANGE", self._keys.fenced, 0, -1)
-        return records.round_of(phase, frozenset(raw.decode() for raw in fenced), fields)
+        while True:
+            raw = await self._connection.command("HGET", self._keys.round, "ref")
+            if raw is None:
+                raise StoreCorrupt(f"there is no round of job {self._keys.name}")
+            ref = raw.decode()
+            keys = (
+                self._keys.round,
+                self._keys.cohort(ref),
+                self._keys.claims(ref),
+                self._keys.reports(ref),
+                self._keys.partials(ref),
+            )
+            commands: list[tuple[Argument, ...]] = [("HGETALL", key) for key in keys]
+            commands.append(("ZRANGE", self._keys.fenced, 0, -1))
+            *hashes, fenced = await self._connection.together(commands)
+            fields, *parts = (_fields(raw) for raw in hashes)
+            if fields.get("ref") == ref:
+                names = frozenset(name.decode() for name in fenced)
+                return records.round_of(fields, parts, names)
 
     async def check_in(
         self, ref: RoundRef, offers: Sequence[Offer], at: Millis | None = None
     ) -> Sequence[Verdict]:
-        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, self._keys.events]
+        if not offers:
+            return []
+        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, self._keys.events, call_name()]
         for offer in offers:
             args += (records.encode_id(offer.device), records.declaration(offer))
         keys = (self._keys.round, self._keys.cohort(str(ref)))
@@ -73,7 +83,7 @@ class RedisRoundStore:
         requests: Sequence[ClaimRequest],
         at: Millis | None = None,
     ) -> Sequence[ClaimAnswer]:
-        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, member]
+        args: list[Argument] = [str(ref), _instant(at), LIVE_MS, member, call_name()]
         for request in requests:
             args += (records.encode_id(request.device), request.number)
         token = str(ref)
@@ -118,7 +128,7 @@ class RedisRoundStore:
         for update in batch.updates:
             args += (records.encode_id(update.device), records.update_record(update, member))
         word, *positions = await self._connection.run("report", keys, args)
-        return ReportOutcome(_verdict(word), positions)
+        return ReportOutcome(_verdict(word), tuple(positions))
 
     async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         args = (str(ref), _instant(at), self._keys.events)
@@ -153,10 +163,12 @@ class RedisRoundStore:
             member,
             str(ref.next()),
             records.model_text(outcome.model),
-            outcome.model.number - KEPT_MODELS,
+            ref.number - KEPT_MODELS,
             "1" if outcome.finishes_job else "0",
             FINISHED_MS,
             self._keys.events,
+            outcome.failures_in_a_row,
+            call_name(),
         )
         return _verdict(await self._connection.run("publish", keys, args))
 
@@ -209,10 +221,14 @@ class RedisRoundStore:
         return {name: int(count) for name, count in found.items()}
 
     async def _hash(self, key: str) -> dict[str, str]:
-        raw = await self._connection.command("HGETALL", key)
-        if isinstance(raw, list):
-            raw = dict(zip(raw[::2], raw[1::2], strict=True))
-        return records.text_fields(raw)
+        return _fields(await self._connection.command("HGETALL", key))
+
+
+def _fields(raw: Mapping[bytes, bytes] | list[bytes]) -> dict[str, str]:
+    """A hash, in whichever of two shapes the client library hands it over."""
+    if isinstance(raw, list):
+        raw = dict(zip(raw[::2], raw[1::2], strict=True))
+    return records.text_fields(raw)
 
 
 def _instant(at: Millis | None) -> Argument:

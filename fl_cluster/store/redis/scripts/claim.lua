@@ -1,24 +1,25 @@
 -- needs prelude
 -- A member asks whether to add updates that it holds and found fit.
 -- KEYS 1 round, 2 cohort, 3 claims, 4 reports, 5 fenced.
--- ARGV 1 ref, 2 instant or '', 3 key lifetime in ms, 4 member, then pairs: device, its round number.
+-- ARGV 1 ref, 2 instant or '', 3 how long the keys outlast the round in ms, 4 member,
+-- 5 name of the call, then pairs: device, its round number.
 -- Two entries per device: a word, and the data size it declared (0 unless accepted).
--- accepted | enough | not_in_cohort | stale_round | duplicate | pending |
--- late | fenced | moved_on.
+-- accepted | enough | not_in_cohort | stale_round | duplicate | pending | late | fenced | moved_on.
 local function refuse_all(text, devices)
   local reply = {}
   for i = 1, devices do reply[2 * i - 1], reply[2 * i] = word(text), 0 end
   return reply
 end
 
-local round, count = read(KEYS[1]), (#ARGV - 4) / 2
+local round, count = read(KEYS[1]), (#ARGV - 5) / 2
 if round.ref ~= ARGV[1] then return refuse_all('moved_on', count) end
 if redis.call('ZSCORE', KEYS[5], ARGV[4]) then return refuse_all('fenced', count) end
 local late = collecting(round) and overdue(round, clock(ARGV[2]))
 local taken = redis.call('HLEN', KEYS[3]) + redis.call('HLEN', KEYS[4])
 local reply = {}
 for i = 1, count do
-  local device, number = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
+  local device, number, call = ARGV[4 + 2 * i], tonumber(ARGV[5 + 2 * i]), ARGV[5] .. '.' .. i
+  local claim = redis.call('HGET', KEYS[3], device)
   local answer, size = nil, 0
   if round.served == '0' and number == round.number - 1 then
     answer = 'enough'
@@ -34,12 +35,13 @@ for i = 1, count do
     answer = 'stale_round'
   elseif redis.call('HEXISTS', KEYS[4], device) == 1 then
     answer = 'duplicate'
-  elseif redis.call('HEXISTS', KEYS[3], device) == 1 or taken >= tonumber(round.report_goal) then
+  elseif claim and not written_by(claim, call) then
+    answer = 'pending'
+  elseif not claim and taken >= tonumber(round.report_goal) then
     answer = 'pending'
   else
-    redis.call('HSET', KEYS[3], device, ARGV[4])
-    redis.call('PEXPIRE', KEYS[3], ARGV[3])
-    taken, answer = taken + 1, 'accepted'
+    taken, answer = taken + redis.call('HSET', KEYS[3], device, ARGV[4] .. ' ' .. call), 'accepted'
+    redis.call('PEXPIRE', KEYS[3], ARGV[3] + round.round_window_ms)
     size = tonumber(string.match(redis.call('HGET', KEYS[2], device), '^%d+'))
   end
   reply[2 * i - 1], reply[2 * i] = word(answer), size

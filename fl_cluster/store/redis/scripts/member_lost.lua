@@ -7,7 +7,7 @@ if round.ref ~= ARGV[1] then return word('moved_on') end
 if redis.call('ZADD', KEYS[3], 'NX', clock(ARGV[2]), member) == 0 then return word('accepted') end
 local claims = redis.call('HGETALL', KEYS[2])
 for i = 1, #claims, 2 do
-  if claims[i + 1] == member then redis.call('HDEL', KEYS[2], claims[i]) end
+  if holder(claims[i + 1]) == member then redis.call('HDEL', KEYS[2], claims[i]) end
 end
 if round.lease_member == member then
   redis.call('HSET', KEYS[1], 'lease_member', '', 'lease_until', '')

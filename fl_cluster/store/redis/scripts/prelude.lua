@@ -35,6 +35,17 @@ local function overdue(round, now)
   return nil
 end
 
+-- Some calls have a name, which they leave at the end of what they write: the same call, sent
+-- again because its answer was lost, knows its own work by it.
+local function written_by(text, call)
+  return text and string.match(text, '%S+$') == call
+end
+
+-- The member that holds a claim, or nil.
+local function holder(claim)
+  return claim and string.match(claim, '^(.*) %S+$')
+end
+
 local function word(text) return redis.status_reply(text) end
 
 -- The same word for each of `count` questions.

@@ -7,6 +7,7 @@ if round.ref ~= ARGV[1] then return word('moved_on') end
 if redis.call('ZSCORE', KEYS[3], ARGV[2]) then return word('fenced') end
 if not collecting(round) then return word('enough') end
 for i = 3, #ARGV do
-  if redis.call('HGET', KEYS[2], ARGV[i]) == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[i]) end
+  local claim = redis.call('HGET', KEYS[2], ARGV[i])
+  if holder(claim) == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[i]) end
 end
 return word('accepted')

@@ -2,8 +2,8 @@
 -- A member has stored a partial that holds these updates beside all it reported before.
 -- The same call again gives the same answer: the pointer names the partial, which is new each time.
 -- KEYS 1 round, 2 claims, 3 reports, 4 partials, 5 fenced.
--- ARGV 1 ref, 2 instant or '', 3 key lifetime in ms, 4 member, 5 pointer, 6 events channel,
--- then pairs: device, record.
+-- ARGV 1 ref, 2 instant or '', 3 how long the keys outlast the round in ms, 4 member, 5 pointer,
+-- 6 events channel, then pairs: device, record.
 -- A list: accepted | enough | late | unclaimed | fenced | moved_on; after accepted one position
 -- per device.
 local round, count = read(KEYS[1]), (#ARGV - 6) / 2
@@ -22,7 +22,8 @@ if not collecting(round) then return { word('enough') } end
 local now = clock(ARGV[2])
 if overdue(round, now) then return { word('late') } end
 for i = 1, count do
-  if redis.call('HGET', KEYS[2], ARGV[5 + 2 * i]) ~= member then return { word('unclaimed') } end
+  local claim = redis.call('HGET', KEYS[2], ARGV[5 + 2 * i])
+  if holder(claim) ~= member then return { word('unclaimed') } end
 end
 local position = redis.call('HLEN', KEYS[3])
 for i = 1, count do
@@ -33,7 +34,8 @@ for i = 1, count do
 end
 redis.call('HSET', KEYS[4], member, pointer)
 if round.first_report_at == '' then redis.call('HSET', KEYS[1], 'first_report_at', now) end
-for _, key in ipairs({ KEYS[3], KEYS[4] }) do redis.call('PEXPIRE', key, ARGV[3]) end
+redis.call('PEXPIRE', KEYS[3], ARGV[3] + round.round_window_ms)
+redis.call('PEXPIRE', KEYS[4], ARGV[3] + round.round_window_ms)
 if position >= tonumber(round.report_goal) then
   redis.call('HSET', KEYS[1], 'phase', 'aggregating', 'since', now)
   redis.call('PUBLISH', ARGV[6], 'aggregating')

@@ -1,0 +1,104 @@
+"""What a finished round leaves outside the store: metrics line, failure event, checkpoint.
+
+All of it is written before anybody can see that the round is over, and writing it a second
+time, after a member died in between, changes nothing.  A disk that is full or forbidden
+costs the files, with an error in the log, never the round.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+from fl_cluster.config.schema import Settings
+from fl_cluster.service.finish import EndedRound
+from fl_cluster.service.visits import Visit, accepted
+from fl_cluster.store.checkpoints import CheckpointFolder
+from fl_cluster.telemetry.files import EventFile, MetricsFile
+from fl_cluster.telemetry.summary import (
+    ParticipationLevels,
+    RoundSummary,
+    Visits,
+    failure_line,
+    metrics_line,
+    weighted_mean,
+)
+
+logger = logging.getLogger(__name__)
+
+STATE_WORDS = {"running": "running", "disabled": "disable", "finished": "finish"}
+
+
+class FileRecorder:
+    """Writes the files of one server's settings."""
+
+    def __init__(self, settings: Settings, checkpoints: CheckpointFolder, tcp_address: str) -> None:
+        self._job = settings.name
+        self._tcp_address = tcp_address
+        self._checkpoints = checkpoints
+        self._levels, complaint = ParticipationLevels.parse(settings.summary.participation_levels)
+        if complaint:
+            logger.warning(complaint)
+        self._metrics = MetricsFile(Path(settings.summary.metrics_file))
+        self._events = EventFile(Path(settings.summary.event_file))
+
+    def prepare(self) -> None:
+        """Make what has to exist from the start; StartupError when it cannot."""
+        self._events.create()
+        self._checkpoints.prepare()
+
+    def record(self, ended: EndedRound) -> None:
+        """Write the round's files."""
+        summary = self._summarise(ended)
+        self._log(summary, ended)
+        try:
+            self._checkpoints.write(ended.ref.number, ended.model.arrays(), ended.ended_at)
+        except OSError as exc:
+            logger.error("round %d has no checkpoint: %s", ended.ref.number, exc)
+        try:
+            self._metrics.append_once(metrics_line(summary))
+            if ended.is_event:
+                now_ms = time.time_ns() // 1_000_000
+                self._events.append(
+                    failure_line(self._tcp_address, now_ms, ended.failures_in_a_row)
+                )
+        except OSError as exc:
+            logger.error("round %d is not accounted for: %s", ended.ref.number, exc)
+
+    def _summarise(self, ended: EndedRound) -> RoundSummary:
+        return RoundSummary(
+            job=self._job,
+            instance=ended.ref.instance,
+            instance_state=STATE_WORDS.get(ended.job.state, ended.job.state),
+            round_number=ended.ref.number,
+            rounds_total=ended.job.rounds_total,
+            is_success=ended.reason is None,
+            started_ms=ended.opened_at,
+            ended_ms=time.time_ns() // 1_000_000,
+            loss=weighted_mean((u.loss, u.data_size) for u in ended.reported),
+            accuracy=weighted_mean((u.accuracy, u.eval_data_size) for u in ended.reported),
+            check_ins=_visits(ended, Visit.CHECK_IN),
+            reports=_visits(ended, Visit.REPORT),
+            model_reads=_visits(ended, Visit.GET_MODEL),
+            participation=self._levels.count(u.at - u.checked_in_at for u in ended.reported),
+        )
+
+    def _log(self, summary: RoundSummary, ended: EndedRound) -> None:
+        accuracy = "" if math.isnan(summary.accuracy) else f", accuracy {summary.accuracy:.4f}"
+        outcome = f"abandoned ({ended.reason})" if ended.reason else "committed"
+        logger.info(
+            "round %d of %d %s: %d updates, loss %.6g%s, model %s",
+            summary.round_number,
+            summary.rounds_total,
+            outcome,
+            len(ended.reported),
+            summary.loss,
+            accuracy,
+            ended.model.digest[:16],
+        )
+
+
+def _visits(ended: EndedRound, kind: Visit) -> Visits:
+    return Visits(ended.visits.get(kind, 0), ended.visits.get(accepted(kind), 0))

@@ -1,0 +1,206 @@
+"""The device: everything that takes part in a job, behind one class and one function.
+
+    async core   `await FederatedDevice(...).run()`
+    sync face    `FederatedDevice(...).run_sync()`, `run(train, ...)`
+
+A device declares at check-in how many samples it trains on, because the cluster weighs its
+update by that number; hence `data_size` is given here and not by the training function.
+Not here: decisions (participation.py), actions (life.py), the network (transport.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypedDict, TypeVar, Unpack
+
+import aiohttp
+
+from fl_cluster.errors import CallerProtocolError
+from fl_cluster.sdk.life import Life, RoundCallback, RoundOutcome, Work
+from fl_cluster.sdk.participation import Rules
+from fl_cluster.sdk.retry import Backoff, Servers
+from fl_cluster.sdk.training import EvaluateFunction, TrainFunction, Weights, writable
+from fl_cluster.sdk.transport import Limits, Transport, open_session
+from fl_cluster.wire.limits import MAX_DATA_SIZE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a device takes home from a finished job."""
+
+    device_id: str
+    weights: Weights
+    """The newest model; empty if the job had finished and no model could be had any more."""
+    final_round: int
+    """The round that this model is the result of; 0 for the initial one, -1 for none."""
+    history: tuple[RoundOutcome, ...]
+    """Every round that the device trained for, in order."""
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """The rounds whose model has this device's update in it."""
+        return tuple(outcome.round_number for outcome in self.history if outcome.counted)
+
+
+class DeviceOptions(TypedDict, total=False):
+    """What else `run` takes: the optional fields of `FederatedDevice`."""
+
+    device_id: str
+    job: str
+    evaluate: EvaluateFunction | None
+    eval_data_size: int
+    on_round: RoundCallback | None
+    url_prefix: str
+    patience_s: float
+    trust_s: float
+    inline: bool
+    limits: Limits
+    backoff: Backoff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederatedDevice:
+    """One device; wrong settings are a CallerProtocolError at once."""
+
+    servers: str | Sequence[str] = field(kw_only=False)
+    """Base URLs of any servers of the cluster; the next is asked when one does not answer."""
+    train: TrainFunction
+    """Called once per round, in a thread: weights it may change, and the plan."""
+    data_size: int
+    """How many samples `train` uses: the weight of this device's updates, 1 to 65,535."""
+    device_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    """Who this is, to the cluster; by default random, for the life of this object."""
+    job: str = "default"
+    evaluate: EvaluateFunction | None = None
+    """Called with each round's starting model; returns its accuracy on this device's data."""
+    eval_data_size: int = 0
+    """How many samples `evaluate` uses: the weight of its accuracy in the round's."""
+    on_round: RoundCallback | None = None
+    """Called on the event loop when a round's model has come, with the outcome and the model,
+    whose arrays are read-only; should be quick."""
+    url_prefix: str = ""
+    session: aiohttp.ClientSession | None = None
+    """Shared by many devices of one process, and left open; see `open_session`."""
+    patience_s: float = 300.0
+    """How long no server may answer before the device gives up."""
+    trust_s: float = 60.0
+    """How long a device that reported waits for the model before it makes sure that its update
+    is still known, as it is not when the cluster lost its store; doubles each time."""
+    inline: bool = False
+    """Train on the event loop instead of in a thread."""
+    executor: Executor | None = None
+    """Where to train instead of the event loop's own threads."""
+    limits: Limits = field(default_factory=Limits)
+    backoff: Backoff = field(default_factory=Backoff)
+    source: random.Random = field(default_factory=random.Random)
+    """Where jitter comes from."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.data_size <= MAX_DATA_SIZE:
+            raise CallerProtocolError(
+                f"data_size: expected 1 to {MAX_DATA_SIZE}, found {self.data_size}"
+            )
+        if self.eval_data_size < 0 or (self.evaluate is not None and self.eval_data_size == 0):
+            raise CallerProtocolError(
+                "eval_data_size: expected the number of samples that evaluate uses,"
+                f" found {self.eval_data_size}"
+            )
+        if not self.device_id:
+            raise CallerProtocolError("device_id: expected a text that is not empty")
+        for name, seconds in (("patience_s", self.patience_s), ("trust_s", self.trust_s)):
+            if not 0 <= seconds < math.inf:
+                raise CallerProtocolError(f"{name}: expected 0 or more, found {seconds}")
+        self._servers()
+
+    async def run(self) -> JobResult:
+        """Take part until the job is finished.
+
+        ServersUnreachable after `patience_s` without an answer; CallerProtocolError when what
+        `train` returned is unfit to be sent, or a server refused it for good.  Whatever
+        `train`, `evaluate` or `on_round` raise comes out unchanged.
+        """
+        return await self._take_part(self.executor)
+
+    def run_sync(self) -> JobResult:
+        """The same for a program without an event loop; Ctrl-C does not wait for the training."""
+        return asyncio.run(self._take_part(self.executor or DaemonThreads()))
+
+    async def _take_part(self, executor: Executor | None) -> JobResult:
+        work = Work(
+            device_id=self.device_id,
+            job=self.job,
+            data_size=self.data_size,
+            train=self.train,
+            evaluate=self.evaluate,
+            eval_data_size=self.eval_data_size,
+            on_round=self.on_round,
+            executor=executor,
+            inline=self.inline,
+        )
+        async with self._session() as session:
+            life = Life(
+                work,
+                Transport(session, self._servers(), self.limits),
+                Rules(int(self.patience_s * 1000), int(self.trust_s * 1000)),
+                self.backoff,
+                self.source,
+            )
+            finished = await life.run()
+        return JobResult(
+            self.device_id,
+            writable(life.weights),
+            finished.standing.held_round,
+            tuple(life.history),
+        )
+
+    def _servers(self) -> Servers:
+        return Servers(self.servers, self.url_prefix, self.source)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        if self.session is not None:
+            yield self.session
+            return
+        async with open_session(devices=1) as session:
+            yield session
+
+
+def run(
+    train: TrainFunction,
+    *,
+    servers: str | Sequence[str],
+    data_size: int,
+    **options: Unpack[DeviceOptions],
+) -> JobResult:
+    """Be a device until the job is finished; see `FederatedDevice` for what may be given."""
+    return FederatedDevice(servers, train=train, data_size=data_size, **options).run_sync()
+
+
+class DaemonThreads(Executor):
+    """Gives each call a thread of its own, which does not keep the process from ending."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start the call at once."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as exc:  # noqa: BLE001 - it is raised where it is waited for
+                future.set_exception(exc)
+
+        threading.Thread(target=work, name="fl_cluster-training", daemon=True).start()
+        return future

@@ -1,0 +1,397 @@
+"""What a device does in each state of its participation: talk to servers, train, tell the user.
+
+`participation.step` decides, this module acts; the loop in `Life.run` is all there is between.
+A life holds at most two models: the one the cluster gave out, and the bytes of the update
+made from it, kept until the round is over so that a repeat is the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeVar, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError, PeerProtocolError
+from fl_cluster.sdk import participation
+from fl_cluster.sdk.retry import Backoff
+from fl_cluster.sdk.training import (
+    EvaluateFunction,
+    RoundPlan,
+    TrainFunction,
+    Update,
+    Weights,
+    checked,
+    reportable,
+    writable,
+)
+from fl_cluster.sdk.transport import Answer, NoAnswer, Reply, Transport
+from fl_cluster.wire import packed
+from fl_cluster.wire.messages import (
+    FeatureMap,
+    FLPlan,
+    RequestFLJob,
+    RequestGetModel,
+    RequestUpdateModel,
+    ResponseFLJob,
+    ResponseGetModel,
+    ResponseUpdateModel,
+)
+
+log = logging.getLogger("fl_cluster.sdk")
+
+HOLD_MS = 20_000
+"""How long a server may hold the request for a model that does not exist yet."""
+NEWEST = -1
+"""A round number that no server knows: it answers with its newest model."""
+DEFAULT_RETRY_MS = 200
+"""When a server that has no model yet does not say when to ask again."""
+
+Outcome = TypeVar("Outcome")
+
+
+class ServersUnreachable(FlClusterError):
+    """No server of the cluster has answered for as long as the device was told to be patient."""
+
+    exit_code = ExitCode.STORE_UNREACHABLE
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What became of one round that this device trained for."""
+
+    round_number: int
+    rounds_total: int
+    counted: bool
+    """Whether the update is in the round's model."""
+    position: int | None
+    """In which order it was counted, from 1, if the cluster said."""
+    samples: int
+    loss: float
+    accuracy: float
+    metrics: Mapping[str, float]
+    seconds: float
+    """From the check-in until the round's model came."""
+
+
+RoundCallback = Callable[[RoundOutcome, Mapping[str, NDArray[np.float32]]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the user gave the device to do, and who it is."""
+
+    device_id: str
+    job: str
+    data_size: int
+    train: TrainFunction
+    evaluate: EvaluateFunction | None
+    eval_data_size: int
+    on_round: RoundCallback | None
+    executor: Executor | None
+    """Where training runs; None: the event loop's own threads."""
+    inline: bool
+    """Train on the event loop instead: nothing else happens meanwhile."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A round that the device trained for, until its model comes."""
+
+    plan: RoundPlan
+    began_s: float
+    update: Update
+    body: bytes
+    """The report, encoded: a repeat is the same bytes."""
+    counted: bool = False
+    position: int | None = None
+
+
+@dataclass(slots=True)
+class Life:
+    """One device in one job."""
+
+    work: Work
+    transport: Transport
+    rules: participation.Rules
+    backoff: Backoff
+    source: random.Random
+    weights: Weights = field(default_factory=dict)
+    """The model held, read-only: views of the answer that it came in."""
+    admission: tuple[RoundPlan, float] | None = None
+    """The plan of the last check-in, and when that was sent."""
+    attempt: Attempt | None = None
+    history: list[RoundOutcome] = field(default_factory=list)
+
+    async def run(self) -> participation.Finished:
+        """Take part until the job is finished.
+
+        ServersUnreachable when they are; CallerProtocolError when a server refuses for good.
+        """
+        state: participation.State = participation.begin()
+        while not isinstance(state, participation.Over):
+            if not isinstance(state, participation.Training) and state.rest is not None:
+                await asyncio.sleep(self.backoff.delay_ms(state.rest, self.source) / 1000)
+            event = await self._perform(state)
+            self._notice_trouble(state, event)
+            state = participation.step(state, event, self.rules)
+        match state:
+            case participation.Finished():
+                return state
+            case participation.Unreachable():
+                raise ServersUnreachable(
+                    f"no server has answered for {state.for_ms / 1000:.0f} s: {state.reason}"
+                )
+            case participation.Rejected():
+                raise CallerProtocolError(
+                    f"the server refused the device's attempt to {state.doing}:"
+                    f" {state.verdict}: {state.reason}"
+                )
+            case _:
+                assert_never(state)
+
+    async def _perform(
+        self, state: participation.Question | participation.Training
+    ) -> participation.Event:
+        try:
+            match state:
+                case participation.Offering():
+                    return await self._check_in(state)
+                case participation.Training():
+                    return await self._train()
+                case participation.Reporting():
+                    return await self._report(state)
+                case participation.Awaiting():
+                    return await self._await_model(state)
+                case participation.Closing():
+                    return await self._fetch_last(state)
+                case _:
+                    assert_never(state)
+        except NoAnswer as exc:
+            return participation.Fault(exc.reason, _now_ms(), exc.retry_after_ms)
+
+    async def _check_in(self, state: participation.Offering) -> participation.Event:
+        held_round = state.standing.held_round
+        began_s = time.monotonic()
+        answer = await self._ask(
+            "startFLJob",
+            RequestFLJob(
+                fl_name=self.work.job,
+                fl_id=self.work.device_id,
+                iteration=max(0, held_round),
+                data_size=self.work.data_size,
+                eval_data_size=self.work.eval_data_size,
+                timestamp=_timestamp(),
+                model_round=held_round,
+            ),
+            ResponseFLJob,
+        )
+        message = answer.message
+        if answer.status != 200:
+            total = message.fl_plan_config.iterations if message.fl_plan_config else 0
+            return _refused(answer, total)
+        if message.fl_plan_config is None:
+            raise NoAnswer("the check-in was accepted without a plan")
+        _refuse_encryption(message.fl_plan_config)
+        if not message.model_unchanged:
+            self.weights = _tensors(message.feature_map)
+            held_round = message.iteration - 1
+            if message.model_round is not None:
+                held_round = message.model_round
+        if not self.weights:
+            raise NoAnswer("the check-in was accepted without a model")
+        plan = _plan(message.iteration, message.fl_plan_config)
+        self.admission = plan, began_s
+        return participation.Admitted(plan.round_number, plan.rounds_total, held_round, _now_ms())
+
+    async def _train(self) -> participation.Event:
+        assert self.admission is not None, "a device trains only after a check-in"
+        plan, began_s = self.admission
+        update, body = await self._in_thread(lambda: self._make_update(plan))
+        self.attempt = Attempt(plan, began_s, update, body)
+        return participation.Trained()
+
+    def _make_update(self, plan: RoundPlan) -> tuple[Update, bytes]:
+        """Train, check and encode; runs in a thread, and only reads what the life holds."""
+        work = self.work
+        accuracy: float | None = None
+        if work.evaluate is not None:
+            accuracy = reportable("accuracy", float(work.evaluate(writable(self.weights))))
+        update = checked(work.train(writable(self.weights), plan), self.weights, work.data_size)
+        request = RequestUpdateModel(
+            fl_name=work.job,
+            fl_id=work.device_id,
+            iteration=plan.round_number,
+            timestamp=_timestamp(),
+            upload_loss=update.loss,
+            upload_accuracy=update.accuracy if accuracy is None else accuracy,
+            plain_weights=True,
+            feature_map=tuple(
+                FeatureMap(name, values.reshape(-1)) for name, values in update.weights.items()
+            ),
+        )
+        return update, packed.encode(request)
+
+    async def _report(self, state: participation.Reporting) -> participation.Event:
+        attempt = self._current_attempt()
+        assert attempt.plan.round_number == state.kept.number, (attempt.plan, state)
+        answer = await self.transport.ask("updateModel", attempt.body, ResponseUpdateModel)
+        attempt.counted = answer.status == 200
+        if not attempt.counted:
+            return _refused(answer)
+        if answer.message.receipt is not None:
+            attempt.position = answer.message.receipt.position
+        return participation.Counted(_now_ms())
+
+    async def _await_model(self, state: participation.Awaiting) -> participation.Event:
+        event = await self._fetch(state.kept.number)
+        if isinstance(event, participation.ModelCame):
+            self._conclude()
+        return event
+
+    async def _fetch_last(self, state: participation.Closing) -> participation.Event:
+        return await self._fetch(state.standing.rounds_total or NEWEST)
+
+    async def _fetch(self, number: int) -> participation.Event:
+        """Ask for the model that this round ends with; the answer's tensors replace the held."""
+        answer = await self._ask(
+            "getModel",
+            RequestGetModel(
+                fl_name=self.work.job, iteration=number, timestamp=_timestamp(), hold_ms=HOLD_MS
+            ),
+            ResponseGetModel,
+        )
+        if answer.status == 202:
+            retry_after_ms = answer.retry_after_ms
+            return participation.NotReady(
+                DEFAULT_RETRY_MS if retry_after_ms is None else retry_after_ms, _now_ms()
+            )
+        if answer.status != 200:
+            return _refused(answer)
+        # Tensors that are not aggregated are part of the check-in's model only: they never change.
+        came = _tensors(answer.message.feature_map)
+        if not came:
+            raise NoAnswer("the model came without tensors")
+        self.weights = {**self.weights, **came}
+        model_round = answer.message.model_round
+        return participation.ModelCame(number if model_round is None else model_round, _now_ms())
+
+    async def _ask(
+        self, endpoint: str, request: RequestFLJob | RequestGetModel, reply: type[Reply]
+    ) -> Answer[Reply]:
+        return await self.transport.ask(endpoint, packed.encode(request), reply)
+
+    async def _in_thread(self, call: Callable[[], Outcome]) -> Outcome:
+        if self.work.inline:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self.work.executor, call)
+
+    def _current_attempt(self) -> Attempt:
+        assert self.attempt is not None, "a device reports and waits only after training"
+        return self.attempt
+
+    def _conclude(self) -> None:
+        """The round's model came: record the round, tell the user, forget the update."""
+        attempt = self._current_attempt()
+        outcome = RoundOutcome(
+            round_number=attempt.plan.round_number,
+            rounds_total=attempt.plan.rounds_total,
+            counted=attempt.counted,
+            position=attempt.position,
+            samples=self.work.data_size,
+            loss=attempt.update.loss,
+            accuracy=attempt.update.accuracy,
+            metrics=attempt.update.metrics,
+            seconds=time.monotonic() - attempt.began_s,
+        )
+        self.attempt = None
+        self.history.append(outcome)
+        log.info(
+            "device %s: round %d of %d: %s, loss %.4g, %.1f s",
+            self.work.device_id,
+            outcome.round_number,
+            outcome.rounds_total,
+            "counted" if outcome.counted else "not counted",
+            outcome.loss,
+            outcome.seconds,
+        )
+        if self.work.on_round is not None:
+            self.work.on_round(outcome, self.weights)
+
+    def _notice_trouble(
+        self, state: participation.Question | participation.Training, event: participation.Event
+    ) -> None:
+        """Turn to another server when this one is of no use, and log the first time."""
+        match event:
+            case participation.Fault() | participation.Refused(verdict="unavailable"):
+                self.transport.try_another()
+                known = (
+                    not isinstance(state, participation.Training)
+                    and state.trouble_since_ms is not None
+                )
+                level = logging.DEBUG if known else logging.WARNING
+                log.log(level, "device %s: no answer: %s", self.work.device_id, event.reason)
+            case participation.Refused():
+                log.debug("device %s: %s: %s", self.work.device_id, event.verdict, event.reason)
+            case _:
+                pass
+
+
+def _refused(answer: Answer[Reply], rounds_total: int = 0) -> participation.Refused:
+    return participation.Refused(
+        answer.verdict, answer.retry_after_ms, answer.reason, _now_ms(), rounds_total
+    )
+
+
+def _plan(number: int, plan: FLPlan) -> RoundPlan:
+    return RoundPlan(
+        round_number=number,
+        rounds_total=plan.iterations,
+        epochs=plan.epochs,
+        batch_size=plan.mini_batch,
+        learning_rate=plan.lr,
+        server_mode=plan.server_mode or "",
+        job_name=plan.fl_name or "",
+    )
+
+
+def _refuse_encryption(plan: FLPlan) -> None:
+    """A job that protects its updates must never get a plain one."""
+    encryption = plan.cipher.encrypt_type if plan.cipher is not None else None
+    if encryption not in {None, "", "NOT_ENCRYPT"}:
+        raise PeerProtocolError(
+            f"the job asks for updates in {encryption}, which this device cannot make"
+        )
+
+
+def _tensors(features: tuple[FeatureMap, ...] | None) -> Weights:
+    """The model by name, shaped; NoAnswer when the answer contradicts itself."""
+    weights: Weights = {}
+    for feature in features or ():
+        if feature.weight_fullname is None or feature.data is None:
+            raise NoAnswer("the answer has a tensor without a name or without values")
+        shape = feature.data.shape if feature.shape is None else feature.shape
+        if min(shape, default=0) < 0 or math.prod(shape) != feature.data.size:
+            raise NoAnswer(
+                f"the answer has {feature.data.size} values for tensor"
+                f" {feature.weight_fullname!r} of shape {shape}"
+            )
+        weights[feature.weight_fullname] = feature.data.reshape(shape)
+    return weights
+
+
+def _timestamp() -> str:
+    """Now, as the protocol writes it: milliseconds since the epoch, in decimal."""
+    return str(int(time.time() * 1000))
+
+
+def _now_ms() -> int:
+    return int(time.monotonic() * 1000)
