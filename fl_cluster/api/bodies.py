@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -53,16 +52,23 @@ class ByteBudget:
         """Bytes handed out now."""
         return self._used
 
-    @asynccontextmanager
-    async def hold(self, size: int, timeout_s: float) -> AsyncIterator[None]:
-        """Hold `size` bytes inside the block; `TooBusy` when they are not free in time."""
+    async def take(self, size: int, timeout_s: float) -> Callable[[], None]:
+        """Take `size` bytes and return what gives them back; `TooBusy` when none are free in time.
+
+        Giving back a second time does nothing.
+        """
         share = min(size, self._total)
         await self._acquire(share, timeout_s)
-        try:
-            yield
-        finally:
-            self._used -= share
-            self._wake()
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._used -= share
+                self._wake()
+
+        return give_back
 
     async def _acquire(self, share: int, timeout_s: float) -> None:
         if not self._queue and self._used + share <= self._total:
@@ -90,6 +96,21 @@ class ByteBudget:
             turn.set_result(None)
 
 
+class Body:
+    """The bytes of one request, until somebody lets them go."""
+
+    __slots__ = ("_give_back", "data")
+
+    def __init__(self, data: bytes | bytearray, give_back: Callable[[], None]) -> None:
+        self.data = data
+        self._give_back = give_back
+
+    def let_go(self) -> None:
+        """Forget the bytes and give their share of the budget back; harmless when repeated."""
+        self.data = b""
+        self._give_back()
+
+
 class BodyReader:
     """Reads bodies of at most `limit` bytes each, within a budget for all of them."""
 
@@ -98,26 +119,26 @@ class BodyReader:
         self._budget = budget
         self._timeout_s = timeout_s
 
-    @asynccontextmanager
-    async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes | bytearray]:
-        """The whole body, its budget held until the block is left.
+    async def read(self, request: web.BaseRequest) -> Body:
+        """The whole body, empty when there is none; whoever gets it has to let it go.
 
-        Empty when there is none.  Raises TooLarge, TooBusy or Truncated.
+        Raises TooLarge, TooBusy or Truncated.
         """
         length = request.content_length
         if length is not None and length > self.limit:
             raise TooLarge(self.limit)
         if not request.body_exists:
-            yield b""
-            return
-        async with self._budget.hold(length or self.limit, self._timeout_s):
-            allowed_s = GRACE_S + (length or self.limit) / SLOWEST_BYTES_PER_S
-            try:
-                async with asyncio.timeout(allowed_s):
-                    body = await self._gather(request, length)
-            except TimeoutError as exc:
+            return Body(b"", lambda: None)
+        give_back = await self._budget.take(length or self.limit, self._timeout_s)
+        allowed_s = GRACE_S + (length or self.limit) / SLOWEST_BYTES_PER_S
+        try:
+            async with asyncio.timeout(allowed_s):
+                return Body(await self._gather(request, length), give_back)
+        except BaseException as exc:
+            give_back()
+            if isinstance(exc, TimeoutError):
                 raise Truncated from exc
-            yield body
+            raise
 
     async def _gather(self, request: web.BaseRequest, length: int | None) -> bytes | bytearray:
         if length is None:

@@ -18,7 +18,7 @@ from aiohttp import web
 from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.partial import Unfit, Update
 from fl_cluster.api import refusals
-from fl_cluster.api.bodies import BodyReader, TooBusy, TooLarge, Truncated
+from fl_cluster.api.bodies import Body, BodyReader, TooBusy, TooLarge, Truncated
 from fl_cluster.api.dialects import Dialect, Response, dialect_of
 from fl_cluster.api.plain_http import Answer, Handler, json_refusal
 from fl_cluster.api.refusals import Refusal
@@ -41,7 +41,7 @@ INLINE_HASH_BYTES = 256 * 1024
 JUDGED_FIRST = frozenset({Verdict.ENOUGH, Verdict.NOT_IN_COHORT, Verdict.STALE_ROUND})
 """Verdicts that come before a look at what the update holds."""
 
-Call = Callable[[Dialect, bytes | bytearray], Awaitable[web.StreamResponse]]
+Call = Callable[[Dialect, Body], Awaitable[web.StreamResponse]]
 Refuse = Callable[[Dialect, Refusal], Response]
 
 
@@ -101,10 +101,13 @@ class DevicePlane:
         if closed is not None:
             return dialect.refuse_plainly(refuse(dialect, closed), closed)
         try:
-            async with self._reader.read(request) as body:
-                if not body:
+            body = await self._reader.read(request)
+            try:
+                if not body.data:
                     return json_refusal("Get post message failed")
                 return await call(dialect, body)
+            finally:
+                body.let_go()
         except TooLarge as exc:
             return self._too_large(dialect, refuse, exc)
         except (TooBusy, StoreUnavailable, StoreCorrupt) as exc:
@@ -151,16 +154,16 @@ class DevicePlane:
 
     # -- check in ------------------------------------------------------------------------
 
-    async def _check_in(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+    async def _check_in(self, dialect: Dialect, body: Body) -> web.StreamResponse:
         answer, is_accepted = await self._judge_check_in(dialect, body)
         self._visits.note(Visit.CHECK_IN, is_accepted=is_accepted)
         return answer
 
     async def _judge_check_in(
-        self, dialect: Dialect, body: bytes | bytearray
+        self, dialect: Dialect, body: Body
     ) -> tuple[web.StreamResponse, bool]:
         try:
-            asked = dialect.decode(messages.RequestFLJob, body)
+            asked = dialect.decode(messages.RequestFLJob, body.data)
         except PeerProtocolError as exc:
             return self._refuse_form(dialect, refusals.CHECK_IN_SCHEMA, exc), False
         device = asked.fl_id
@@ -212,24 +215,23 @@ class DevicePlane:
     def _refuse_report(self, dialect: Dialect, refusal: Refusal) -> messages.ResponseUpdateModel:
         return self._replies.refuse_report(dialect, refusal, self._view.snapshot)
 
-    async def _report(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+    async def _report(self, dialect: Dialect, body: Body) -> web.StreamResponse:
         answer, is_accepted = await self._judge_report(dialect, body)
         self._visits.note(Visit.REPORT, is_accepted=is_accepted)
         return answer
 
-    async def _judge_report(
-        self, dialect: Dialect, body: bytes | bytearray
-    ) -> tuple[web.StreamResponse, bool]:
+    async def _judge_report(self, dialect: Dialect, body: Body) -> tuple[web.StreamResponse, bool]:
         try:
-            sent = dialect.decode(messages.RequestUpdateModel, body)
+            sent = dialect.decode(messages.RequestUpdateModel, body.data)
         except PeerProtocolError as exc:
             return self._refuse_sent(dialect, refusals.REPORT_SCHEMA, str(exc)), False
         missing = _missing(sent, dialect)
         if missing or sent.fl_id is None:
             return self._refuse_sent(dialect, refusals.REPORT_FIELDS, missing), False
-        digest = await _digest(body) if dialect.is_native else ""
+        digest = await _digest(body.data) if dialect.is_native else ""
         record = UpdateRecord(sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy)
-        arrival = Arrival(record, sent.iteration, self._content(sent))
+        arrival = Arrival(record, sent.iteration, self._content(sent), body.let_go)
+        del sent  # its arrays are views of the body
         found = await self._collector.collect(arrival)
         receipt = await self._proof(dialect, arrival, found)
         if receipt is not None:
@@ -288,16 +290,14 @@ class DevicePlane:
 
     # -- get model -----------------------------------------------------------------------
 
-    async def _get_model(self, dialect: Dialect, body: bytes | bytearray) -> web.StreamResponse:
+    async def _get_model(self, dialect: Dialect, body: Body) -> web.StreamResponse:
         answer, is_accepted = await self._find_model(dialect, body)
         self._visits.note(Visit.GET_MODEL, is_accepted=is_accepted)
         return answer
 
-    async def _find_model(
-        self, dialect: Dialect, body: bytes | bytearray
-    ) -> tuple[web.StreamResponse, bool]:
+    async def _find_model(self, dialect: Dialect, body: Body) -> tuple[web.StreamResponse, bool]:
         try:
-            asked = dialect.decode(messages.RequestGetModel, body)
+            asked = dialect.decode(messages.RequestGetModel, body.data)
         except PeerProtocolError as exc:
             refusal = refusals.MODEL_SCHEMA
             response = self._replies.refuse_model(dialect, refusal, with_time=False)

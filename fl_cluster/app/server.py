@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
 import re
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_cluster.aggregate.layout import Layout
@@ -17,15 +20,21 @@ from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.plain_http import Limits, Listener, Plane, listen
 from fl_cluster.api.replies import Replies
+from fl_cluster.app.malloc import keep_memory_flat
 from fl_cluster.app.recorder import FileRecorder
+from fl_cluster.app.store_access import announce_durability, open_store
+from fl_cluster.config.addresses import Address, server_http_address
 from fl_cluster.config.schema import Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StartupError
+from fl_cluster.kernels.native import kernel
+from fl_cluster.lifecycle.membership import RANDOM_MAX, RANDOM_MIN, Member, Role, member_id
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
-from fl_cluster.service.finish import Finisher
+from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
+from fl_cluster.service.membership import Membership, Undertaker
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.checkpoints import CheckpointFolder
@@ -34,11 +43,15 @@ from fl_cluster.store.model_files import read_model
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisBlobStore, RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
+from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
+from fl_cluster.telemetry.processes import start_time_s
+from fl_cluster.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
+DRAIN_S = 5.0
 
 URL_PATTERN = re.compile(
     r"https?://(www\.)?[-a-zA-Z0-9@:%._+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b"
@@ -54,6 +67,8 @@ class ServerOptions:
     tcp_ip: str
     checkpoint_dir: Path
     model_file: Path | None
+    link_address: tuple[str, int] = ("", 0)
+    """Host and port of this member's own on the cluster's side; known once it is open."""
 
 
 def starting_point(settings: Settings, options: ServerOptions) -> tuple[StartingPoint, str]:
@@ -110,60 +125,67 @@ class Server:
         self._settings = settings
         self._options = options
         keys = JobKeys(settings.name)
-        self._stores = Stores(
-            RedisRoundStore(connection, keys),
-            RedisJobStore(connection, keys),
-            RedisBlobStore(connection, keys),
+        rounds = RedisRoundStore(connection, keys)
+        blobs = RedisBlobStore(connection, keys)
+        self._stores = Stores(rounds, RedisJobStore(connection, keys), blobs)
+        self._members = RedisMemberStore(connection, keys)
+        self._view = JobView(self._stores)
+        events = RedisEvents(connection, keys)
+        host, port = options.link_address
+        self._link_address = str(Address(host, port))
+        self._undertaker = Undertaker(self._members, rounds.member_lost)
+        member = self._new_member()
+        self.membership = Membership(
+            self._members,
+            member,
+            lease_ms=settings.cluster.lease_ms,
+            new_id=self._new_id,
+            undertaker=self._undertaker,
         )
-        self._events = RedisEvents(connection, keys)
-        self.view = JobView(self._stores)
+        checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
+        self._recorder = FileRecorder(settings, checkpoints, self._link_address)
+        patience_ms = 2 * settings.cluster.redis_timeout_ms
+        self._collector = Collector(self._view, self._stores, member.id, patience_ms)
+        self.membership.on_new_name(self._collector.become)
+        self._visits = Visits(rounds)
+        self._finisher = Finisher(
+            self._view,
+            self._stores,
+            self._collector,
+            self._recorder,
+            self._visits,
+            FinishRules(settings.cluster.lease_ms, settings.summary.failures_in_a_row),
+        )
+        self.clock = Clock(self._view, rounds, events, self._finisher, self._rebuild)
+        self.clock.each_second(lambda: self._visits.flush(self._view.snapshot.ref))
 
     async def join_job(self) -> None:
         """Create the job's records, or find that they fit this server's settings."""
-        start, which = starting_point(self._settings, self._options)
+        self._recorder.prepare()
+        start, which = await asyncio.to_thread(starting_point, self._settings, self._options)
         parameters = SharedParameters.of(self._settings)
         instance = instance_name(time.time_ns() // 1000)
         job = await open_job(self._stores, parameters, start, instance)
-        await self.view.refresh()
-        base = self.view.base
-        if job.instance == instance:
-            logger.info("initial weights: %s (SHA-256 %s)", which, base.model.digest)
-        else:
-            logger.info(
-                "weights: those of the running job, round %d (SHA-256 %s)",
-                base.record.number,
-                base.model.digest,
-            )
+        await self._view.refresh()
+        base = self._view.base
+        if job.instance != instance:
+            which = f"those of the running job after round {base.record.number}"
+        logger.info("initial weights: %s (SHA-256 %s)", which, base.model.digest)
 
-    def assemble(self, member: str, recorder: FileRecorder) -> tuple[Collector, Clock, Plane]:
-        """The services of a member with this id, and the plane that calls them."""
-        view, rounds, settings = self.view, self._stores.rounds, self._settings
-        collector = Collector(view, self._stores, member, settings.cluster.redis_timeout_ms * 2)
-        visits = Visits(rounds)
-        finisher = Finisher(
-            view,
-            self._stores,
-            collector,
-            recorder,
-            lease_ms=settings.cluster.lease_ms,
-            failures_told_at=settings.summary.failures_in_a_row,
-        )
-        clock = Clock(view, rounds, self._events, finisher, self._rebuild)
-        clock.each_second(lambda: visits.flush(view.snapshot.ref))
+    def plane(self) -> Plane:
+        """What devices are served."""
+        settings, view, rounds = self._settings, self._view, self._stores.rounds
+        limit = body_limit(settings, view.layout)
+        in_flight = settings.cluster.bytes_in_flight_mb * MEGABYTE
+        budget = ByteBudget(in_flight or max(64 * MEGABYTE, 3 * limit))
         services = Services(
             view,
             rounds,
             CheckInDesk(view, rounds),
-            collector,
-            visits,
+            self._collector,
+            self._visits,
             Replies(settings, view),
         )
-        return collector, clock, self._plane(services)
-
-    def _plane(self, services: Services) -> Plane:
-        settings = self._settings
-        limit = body_limit(settings, self.view.layout)
-        budget = ByteBudget(settings.cluster.bytes_in_flight_mb * MEGABYTE)
         devices = DevicePlane(services, BodyReader(limit, budget), hold_ms=settings.cluster.hold_ms)
         return Plane(
             routes=devices.routes(settings.device.url_prefix),
@@ -176,7 +198,106 @@ class Server:
             ),
         )
 
+    async def drain(self, listener: Listener) -> None:
+        """Finish what is held: requests, commits, a round that is being finished here."""
+        await self.membership.drain()
+        await listener.close(drain_s=DRAIN_S)
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._collector.drain()
+                await self._finisher.settle()
+                await self._visits.flush(self._view.snapshot.ref)
+        except TimeoutError:
+            logger.warning("not everything in hand could be finished within %g s", DRAIN_S)
+
     async def _rebuild(self) -> None:
-        view = self.view
-        held = StartingPoint(view.base.model, view.base.record.number)
-        await rebuild_job(self._stores, view.job, held, view.snapshot.ref)
+        base = self._view.base
+        held = StartingPoint(base.model, base.record.number)
+        await rebuild_job(self._stores, self._view.job, held, self._view.snapshot.ref)
+
+    def _new_id(self) -> str:
+        number = secrets.randbelow(RANDOM_MAX - RANDOM_MIN + 1) + RANDOM_MIN
+        return member_id(self._link_address, time.time_ns() // 1000, number)
+
+    def _new_member(self) -> Member:
+        pid = os.getpid()
+        return Member(
+            id=self._new_id(),
+            role=Role.SERVER,
+            tcp_address=self._settings.cluster.advertise_tcp_address or self._link_address,
+            http_address=self._settings.cluster.advertise_http_address
+            or self._options.http_address,
+            manage_address="",
+            pid=pid,
+            host=platform.node(),
+            process_started_s=start_time_s(pid),
+            version=VERSION,
+            kernel=kernel(),
+            started_ms=time.time_ns() // 1_000_000,
+        )
+
+
+async def serve(
+    settings: Settings,
+    options: ServerOptions,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[Mapping[str, object]], None],
+) -> None:
+    """Be a server until `stop` is set; `ready` is called once devices are served."""
+    keep_memory_flat()
+    address = server_http_address(options.http_address)
+    check_urls(settings, options.http_address)
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    async with open_store(settings) as connection, _link(options.tcp_ip) as link_address:
+        await announce_durability(connection)
+        server = Server(settings, replace(options, link_address=link_address), connection)
+        await server.join_job()
+        listener = await listen(server.plane(), address.host, address.port)
+        await server.membership.join()
+        tasks = [asyncio.create_task(server.clock.run())]
+        tasks.append(asyncio.create_task(server.membership.run()))
+        try:
+            member = server.membership.member
+            logger.info("serving devices on %s as %s", listener.address, member.id)
+            ready({"http_address": listener.address, "member": member.id})
+            await _until(stop, tasks)
+            await server.drain(listener)
+        finally:
+            await listener.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await server.membership.leave()
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when `stop` is set; raise what ends a task that should never end."""
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        waiting.cancel()
+
+
+@asynccontextmanager
+async def _link(ip: str) -> AsyncIterator[tuple[str, int]]:
+    """A port of this member's own on the cluster's side of the network.
+
+    It names the member, and whoever can open it knows that the process is there.
+    """
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(greet, ip, 0)
+    except OSError as exc:
+        raise StartupError(f"--tcp_server_ip {ip}: cannot listen there: {exc.strerror}") from exc
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield host, port

@@ -104,9 +104,10 @@ def _address_or(text: str, message: str) -> Address:
 
 def tcp_server_ip(text: str) -> str:
     """The host (without port) a server listens on for the cluster, or `ConfigError`."""
-    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    in_brackets = text.startswith("[") and text.endswith("]")
+    host = text[1:-1] if in_brackets else text
     try:
-        check_host(host, in_brackets=":" in host)
+        check_host(host, in_brackets=in_brackets or ":" in host)
     except ValueError as exc:
         message = f"The tcp server ip '{text}' is invalid ({exc})"
         raise ConfigError((Problem("", message),)) from None

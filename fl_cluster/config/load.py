@@ -139,10 +139,11 @@ def _ignored(document: Document, role: Role) -> Iterator[str]:
             continue
         if role is Role.SCHEDULER and any(name in skipped for name in (path, *above)):
             continue
-        if path in SECTIONS:
-            if entry.value is not None:
-                yield f"{entry.origin}: '{path}' is ignored: it is a section, but holds a single value"
-        elif path not in KEYS:
+        reason = None
+        if path not in KEYS and path not in SECTIONS:
             reported.add(path)
             reason = ELSEWHERE.get(path) or f"no such key is known{_hint(path)}"
+        elif path in SECTIONS and entry.value is not None:
+            reason = "it is a section, but holds a single value"
+        if reason:
             yield f"{entry.origin}: '{path}' is ignored: {reason}"

@@ -63,10 +63,16 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Found]:
             continue
         key = VARIABLES.get(name)
         if key is None:
-            suggestion = nearest(name, VARIABLES)
-            yield _unknown(f"environment variable {name}", suggestion)
+            yield _unknown(f"environment variable {name}", _nearest_variable(name))
         else:
             yield _read(key, environ[name], f"environment variable {name}")
+
+
+def _nearest_variable(name: str) -> str | None:
+    # The prefix, which all share, would make everything look alike.
+    known = [variable.removeprefix(PREFIX) for variable in VARIABLES]
+    found = nearest(name.removeprefix(PREFIX), known)
+    return PREFIX + found if found else None
 
 
 def _from_arguments(arguments: Mapping[str, str]) -> Iterator[Found]:
@@ -84,12 +90,13 @@ def _unknown(what: str, suggestion: str | None) -> SettingProblem:
 
 def _read(key: str, text: str, origin: str) -> Found:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if (KEYS[key].kind is Kind.STR and not quoted) or not text:
+    is_text = KEYS[key].kind is Kind.STR
+    if not text or (is_text and not quoted) or KEYS[key].is_secret:
         return key, Entry("str", text, origin)
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         value = text
-    if not isinstance(value, bool | int | float | None):
+    if not isinstance(value, bool | int | float | str | None):
         value = text
     return key, entry_of(value, origin)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fl_cluster.aggregate.admission import find_unfit
@@ -29,14 +29,30 @@ PENDING_PAUSE_S = 0.02
 """How long to wait before asking again about what another member is committing."""
 
 
-@dataclass(frozen=True, slots=True)
 class Arrival:
-    """An update as it came: who sends it, for which round, and what is in it."""
+    """An update as it came: who sends it, for which round, and what is in it.
 
-    record: UpdateRecord
-    number: int
-    content: Update | Unfit
-    """`Unfit` when the caller has found already that it cannot be added."""
+    `content` is `Unfit` when the caller has found already that it cannot be added.  Once it
+    is added it is let go, so that the memory of a body is free while its commit is under
+    way: `on_let_go` is then called.
+    """
+
+    def __init__(
+        self,
+        record: UpdateRecord,
+        number: int,
+        content: Update | Unfit,
+        on_let_go: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.record = record
+        self.number = number
+        self.content: Update | Unfit | None = content
+        self._on_let_go = on_let_go
+
+    def let_go(self) -> None:
+        """Forget the content."""
+        self.content = None
+        self._on_let_go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +181,20 @@ class Collector:
         self, arrival: Arrival, snapshot: Snapshot, data_size: int
     ) -> CollectAnswer | None:
         """Add a claimed update that fits; None when it has to be judged again."""
-        assert isinstance(arrival.content, Update)
+        if not isinstance(arrival.content, Update):
+            # It was added, the commit was refused, and the round wants it after all; but what
+            # was in it is gone.  Whoever sent it can send it again.
+            ref, device = snapshot.ref, arrival.record.device
+            await self._release_until_known(ref, self._member, [device])
+            raise StoreUnavailable("report", "the commit was refused; send the update again")
         ledger = self._open_ledger(snapshot)
         if ledger is None:
             # The round moved on between the claim and now, and its claims with it.
             await self._view.refresh()
             return None
-        entry = await ledger.add(arrival.record, arrival.content, data_size)
-        return await self._conclude(arrival, snapshot, entry)
+        added = await ledger.add(arrival.record, arrival.content, data_size)
+        arrival.let_go()
+        return await self._conclude(arrival, snapshot, await asyncio.shield(added))
 
     async def _conclude(
         self, arrival: Arrival, snapshot: Snapshot, entry: Entry

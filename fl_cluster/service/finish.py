@@ -29,6 +29,7 @@ from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.view import JobView, Stores
+from fl_cluster.service.visits import Visits
 from fl_cluster.store.ports import JobRecord, ModelRecord, Outcome, ReportedUpdate, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,14 @@ class Recorder(Protocol):
         """Write the round's files.  Runs in a thread; may be repeated for the same round."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinishRules:
+    """How long a member may be silent while it finishes a round, and when failures are told."""
+
+    lease_ms: int
+    failures_told_at: int
+
+
 class Finisher:
     """Finishes rounds on behalf of one member."""
 
@@ -70,17 +79,17 @@ class Finisher:
         stores: Stores,
         collector: Collector,
         recorder: Recorder,
-        *,
-        lease_ms: int,
-        failures_told_at: int,
+        visits: Visits,
+        rules: FinishRules,
     ) -> None:
         self._view = view
         self._stores = stores
         self._collector = collector
         self._recorder = recorder
-        self._lease_ms = lease_ms
+        self._visits = visits
+        self._lease_ms = rules.lease_ms
         self._at_work = asyncio.Lock()
-        self._failures_told_at = failures_told_at
+        self._failures_told_at = rules.failures_told_at
 
     async def finish(self) -> bool:
         """Finish the current round if it needs it and nobody else is at it; whether it did."""
@@ -135,6 +144,7 @@ class Finisher:
             record = replace(self._view.base.record, number=ref.number)
         failures = 0 if snapshot.reason is None else snapshot.failures_in_a_row + 1
         is_event = failures >= self._failures_told_at
+        await self._visits.flush(ref)
         reported, visits = await asyncio.gather(
             self._stores.rounds.reported(ref), self._stores.rounds.visits(ref)
         )

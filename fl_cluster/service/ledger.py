@@ -80,18 +80,24 @@ class Ledger:
         self.refused: Verdict | None = None
         """Set once the round takes nothing more from this ledger."""
 
-    async def add(self, record: UpdateRecord, update: Update, data_size: int) -> Entry:
-        """Add a claimed update that fits, and return when the store has counted it."""
+    async def add(
+        self, record: UpdateRecord, update: Update, data_size: int
+    ) -> asyncio.Future[Entry]:
+        """Add a claimed update that fits; nobody needs its arrays when this returns.
+
+        The future has the outcome once the store has counted it, or refused to.  Wait for it
+        behind a shield: the commit goes on when whoever waits for it gives up.
+        """
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         async with self._busy:
             if self.refused is not None:
-                return Entry(self.refused)
+                future.set_result(Entry(self.refused))
+                return future
             await self._run(lambda: self._partial.add(update, data_size))
             self._waiting.append((record, future))
             if self._worker is None:
                 self._worker = asyncio.create_task(self._commit_all())
-        # The commit goes on when whoever waits for it gives up.
-        return await asyncio.shield(future)
+        return future
 
     def hand_over(self) -> Committed | None:
         """What the store holds of this ledger, and its memory, for finishing the round.

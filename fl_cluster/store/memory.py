@@ -268,8 +268,9 @@ class MemoryBlobStore:
 
     async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
         assert lifetime_ms is None or lifetime_ms > 0
-        known = self._blobs.setdefault(name, bytes(data))
-        assert known == data, f"blob {name} is written twice, with other bytes"
+        copy = bytes(data)
+        known = self._blobs.setdefault(name, copy)
+        assert known == copy, f"blob {name} is written twice, with other bytes"
 
     async def get(self, name: str, into: memoryview) -> None:
         target = into.cast("B")

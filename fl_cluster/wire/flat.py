@@ -6,6 +6,7 @@ results.  Encoding is the official builder's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -24,9 +25,44 @@ __all__ = ["decode", "encode"]
 
 Message = TypeVar("Message", bound=AnyMessage)
 
+_EXTENSION: Final = "fl_cluster._wire"
+
+
+def _load() -> Callable[[Any, Buffer], Any]:
+    """The decoder that was built; the reference, which says so once, when none was."""
+    try:
+        import fl_cluster._wire as extension
+    except ModuleNotFoundError as fault:
+        if fault.name != _EXTENSION:
+            raise
+        logging.getLogger(__name__).warning(
+            "the extension %s was not built: decoding FlatBuffers in Python, "
+            "with identical results but slower",
+            _EXTENSION,
+        )
+        return flat_reference.decode
+    return extension.Decoder(
+        tuple(SCHEMA.items()),
+        least_bytes=limits.MIN_FLAT_BYTES,
+        most_bytes=limits.MAX_FLAT_BYTES,
+        most_depth=limits.MAX_FLAT_DEPTH,
+        most_tables=limits.MAX_FLAT_TABLES,
+    ).decode
+
+
+_DECODE: Final = _load()
+
 
 def decode(cls: type[Message], body: Buffer) -> Message:
-    return flat_reference.decode(cls, body)
+    """The message of class `cls` at the start of `body`; bytes behind it are ignored.
+
+    Arrays are read-only views of the body, or of a copy of it when it does not begin at a
+    multiple of 4 bytes in memory; the body must not change afterwards.  Texts keep bytes that
+    are not UTF-8 as surrogate escapes, so that ids compare and go out again byte for byte.
+    PeerProtocolError: the body is not such a message; it says what is wrong and at which byte.
+    """
+    message: Message = _DECODE(cls, body)
+    return message
 
 
 def encode(message: AnyMessage) -> bytes:

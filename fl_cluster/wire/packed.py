@@ -70,30 +70,41 @@ def encode(message: AnyMessage) -> bytes:
 # Reading
 
 _NIL: Final = 0xC0
-_CONSTANTS: Final[Mapping[int, tuple[str, int | bool | None]]] = MappingProxyType(
+_HEADERS: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
     {
-        _NIL: ("nil", None),
-        0xC2: ("bool", False),
-        0xC3: ("bool", True),
-        **{0xD4 + power: ("ext", 2**power) for power in range(5)},
+        0xC4: ("bin", "BHI"),
+        0xC7: ("ext", "BHI"),
+        0xCA: ("float", "fd"),
+        0xCC: ("int", "BHIQbhiq"),
+        0xD9: ("str", "BHI"),
+        0xDC: ("array", "HI"),
+        0xDE: ("map", "HI"),
     }
 )
-# First byte -> family, and how the number that follows is written: the value, or the length.
-_NUMBERS: Final[Mapping[int, tuple[str, struct.Struct]]] = MappingProxyType(
-    {
-        first: (family, struct.Struct(">" + code))
-        for family, start, codes in (
-            ("bin", 0xC4, "BHI"),
-            ("ext", 0xC7, "BHI"),
-            ("float", 0xCA, "fd"),
-            ("int", 0xCC, "BHIQbhiq"),
-            ("str", 0xD9, "BHI"),
-            ("array", 0xDC, "HI"),
-            ("map", 0xDE, "HI"),
-        )
-        for first, code in enumerate(codes, start=start)
-    }
-)
+
+
+def _first_bytes() -> tuple[tuple[str, Any, struct.Struct | None], ...]:
+    """For each first byte: the family, and the value or length or how to read it."""
+    table: list[tuple[str, Any, struct.Struct | None]] = [("unused", None, None)] * 256
+    for start, end, family, lowest in (
+        (0x00, 0x80, "int", 0),
+        (0x80, 0x90, "map", 0),
+        (0x90, 0xA0, "array", 0),
+        (0xA0, 0xC0, "str", 0),
+        (0xE0, 0x100, "int", -32),
+    ):
+        table[start:end] = [(family, lowest + at, None) for at in range(end - start)]
+    for start, (family, codes) in _HEADERS.items():
+        for first, code in enumerate(codes, start):
+            table[first] = (family, None, struct.Struct(">" + code))
+    for power in range(5):
+        table[0xD4 + power] = ("ext", 2**power, None)
+    table[_NIL] = ("nil", None, None)
+    table[0xC2], table[0xC3] = ("bool", False, None), ("bool", True, None)
+    return tuple(table)
+
+
+_FIRST_BYTES: Final = _first_bytes()
 _ARTICLES: Final = MappingProxyType({"array": "an array", "ext": "an ext", "int": "an int"})
 
 
@@ -103,35 +114,23 @@ class _Reader:
     IndexError and struct.error mean that the body ended.
     """
 
-    __slots__ = ("data", "position", "size")
+    __slots__ = ("data", "position", "size", "whole")
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.size = len(data)
         self.position = 0
+        self.whole: Floats | None = None
 
     def head(self) -> tuple[str, Any]:
         """The family of the next value, and the value itself or how long it is."""
-        first = self.data[self.position]
-        self.position += 1
-        if first < 0x80:
-            return "int", first
-        if first < 0x90:
-            return "map", first & 0x0F
-        if first < 0xA0:
-            return "array", first & 0x0F
-        if first < 0xC0:
-            return "str", first & 0x1F
-        if first >= 0xE0:
-            return "int", first - 0x100
-        if first in _CONSTANTS:
-            return _CONSTANTS[first]
-        if first not in _NUMBERS:
-            raise Unfit(f"byte {self.position - 1} is {first:#04x}, which msgpack does not use")
-        family, number = _NUMBERS[first]
-        argument = number.unpack_from(self.data, self.position)[0]
-        self.position += number.size
-        return family, argument
+        position = self.position
+        family, argument, number = _FIRST_BYTES[self.data[position]]
+        if number is None:
+            self.position = position + 1
+            return family, argument
+        self.position = position + 1 + number.size
+        return family, number.unpack_from(self.data, position + 1)[0]
 
     def length(self, family: str, longest: int) -> int:
         """How long the next value is, which has to be of `family` and not above `longest`."""
@@ -142,21 +141,41 @@ class _Reader:
             raise Unfit(f"{family} of length {argument}, the longest is {longest}")
         return int(argument)
 
+    def skip_bytes(self, length: int) -> int:
+        """Where the next `length` bytes begin; they are there."""
+        start = self.position
+        self.position = end = start + length
+        if end > self.size:
+            raise IndexError(end)
+        return start
+
     def take(self, length: int) -> memoryview:
         """The next `length` bytes."""
-        start = self.position
+        start = self.skip_bytes(length)
+        return self.data[start : start + length]
+
+    def text(self) -> memoryview:
+        """The bytes of a str; short ones, which most are, without further calls."""
+        start = self.position + 1
+        length = self.data[start - 1] - 0xA0
+        if not 0 <= length < 0x20:
+            length = self.length("str", limits.MAX_TEXT_BYTES)
+            start = self.position
         self.position = end = start + length
         if end > self.size:
             raise IndexError(end)
         return self.data[start:end]
 
-    def text(self) -> memoryview:
-        """The bytes of a str; short ones, which are most, go the short way."""
-        first = self.data[self.position]
-        if 0xA0 <= first < 0xC0:
-            self.position += 1
-            return self.take(first & 0x1F)
-        return self.take(self.length("str", limits.MAX_TEXT_BYTES))
+    def floats(self, length: int) -> Floats:
+        """The next `length` bytes as float32: a slice of the whole body, or a copy."""
+        if self.whole is None:
+            self.whole = np.frombuffer(self.data[: self.size - self.size % 4], _FLOAT32)
+        start = self.skip_bytes(length)
+        if start % 4 == 0 and self.whole.flags.aligned:
+            return self.whole[start // 4 : (start + length) // 4]
+        copy = np.frombuffer(self.data[start : start + length], _FLOAT32).copy()
+        copy.flags.writeable = False
+        return copy
 
     def skip(self) -> None:
         """Step over one value, whatever it is, without memory and without recursion."""
@@ -169,9 +188,11 @@ class _Reader:
             elif family == "map":
                 pending += 2 * argument
             elif family in {"str", "bin"}:
-                self.take(argument)
+                self.skip_bytes(argument)
             elif family == "ext":
-                self.take(1 + argument)
+                self.skip_bytes(1 + argument)
+            elif family == "unused":
+                raise _mismatch("a value", family, argument)
 
     def message(self, cls: type[Message]) -> Message:
         """One map; nil stands for an absent field."""
@@ -203,6 +224,8 @@ def _mismatch(expected: str, family: str, argument: object) -> Unfit:
     """Numbers are shown; texts and arrays may be secret or huge, and are not."""
     if family == "nil":
         found = family
+    elif family == "unused":
+        found = "the byte 0xc1, which msgpack does not use"
     elif family in {"bool", "int", "float"}:
         found = f"the {family} {argument}"
     else:
@@ -255,11 +278,7 @@ def _read_floats(reader: _Reader) -> Floats:
     length = reader.length("bin", limits.MAX_FLAT_BYTES)
     if length % _FLOAT32.itemsize:
         raise Unfit(f"{length} bytes are not a whole number of float32")
-    floats = np.frombuffer(reader.take(length), _FLOAT32)
-    if not floats.flags.aligned:
-        floats = floats.copy()
-        floats.flags.writeable = False
-    return floats
+    return reader.floats(length)
 
 
 def _read_int8s(reader: _Reader) -> Int8s:

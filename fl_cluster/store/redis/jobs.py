@@ -47,7 +47,8 @@ class RedisJobStore:
 
     async def models(self) -> Mapping[int, ModelRecord]:
         raw = _pairs(await self._connection.command("HGETALL", self._keys.models))
-        return {int(n): records.model_of(int(n), text.decode()) for n, text in raw.items()}
+        models = [records.model_of(n, text) for n, text in records.text_fields(raw).items()]
+        return {model.number: model for model in models}
 
 
 def _pairs(raw: Mapping[bytes, bytes] | list[bytes]) -> Mapping[bytes, bytes]:
@@ -57,37 +58,46 @@ def _pairs(raw: Mapping[bytes, bytes] | list[bytes]) -> Mapping[bytes, bytes]:
 
 
 class RedisBlobStore:
-    """`BlobStore`: a blob is one string, or several when it is longer than a chunk."""
+    """`BlobStore`: a blob is full chunks and then one that is shorter, each a string."""
 
-    def __init__(self, connection: Connection, keys: JobKeys) -> None:
+    def __init__(
+        self, connection: Connection, keys: JobKeys, *, chunk_bytes: int = CHUNK_BYTES
+    ) -> None:
         self._connection = connection
         self._keys = keys
+        self._chunk_bytes = chunk_bytes
 
     async def put(self, name: str, data: Buffer, lifetime_ms: int | None) -> None:
         view = memoryview(data).cast("B")
         expiry: tuple[Argument, ...] = () if lifetime_ms is None else ("PX", lifetime_ms)
-        for start in range(0, len(view), CHUNK_BYTES):
-            chunk = view[start : start + CHUNK_BYTES]
+        for start in range(0, len(view) + 1, self._chunk_bytes):
+            chunk = view[start : start + self._chunk_bytes]
             await self._connection.command("SET", self._chunk_key(name, start), chunk, *expiry)
 
     async def get(self, name: str, into: memoryview) -> None:
         target = into.cast("B")
-        offset = 0
-        while offset < len(target):
+        offset, is_whole = 0, False
+        while not is_whole:
             chunk = await self._connection.command("GET", self._chunk_key(name, offset))
-            if chunk is None or offset + len(chunk) > len(target):
-                found = "missing" if chunk is None else f"{offset + len(chunk)} bytes long"
+            if chunk is None:
                 raise StoreCorrupt(
-                    f"blob {name} is {found} at byte {offset}; expected {len(target)} bytes"
+                    f"blob {name} is missing at byte {offset}; expected {len(target)} bytes"
                 )
-            target[offset : offset + len(chunk)] = chunk
-            offset += len(chunk)
+            is_whole = len(chunk) < self._chunk_bytes
+            end = offset + len(chunk)
+            if end > len(target) or (is_whole and end < len(target)):
+                raise StoreCorrupt(
+                    f"blob {name} is {end} bytes long{'' if is_whole else ' or more'};"
+                    f" expected {len(target)} bytes"
+                )
+            target[offset:end] = chunk
+            offset = end
 
     async def drop(self, names: Sequence[str]) -> None:
         for name in names:
             offset = 0
             while await self._connection.command("UNLINK", self._chunk_key(name, offset)):
-                offset += CHUNK_BYTES
+                offset += self._chunk_bytes
 
     def _chunk_key(self, name: str, offset: int) -> str:
         return self._keys.blob(f"{name}+{offset}" if offset else name)

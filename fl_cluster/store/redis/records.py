@@ -232,19 +232,19 @@ def model_text(model: ModelRecord) -> str:
     )
 
 
-def model_of(number: int, text: str) -> ModelRecord:
+def model_of(number: str, text: str) -> ModelRecord:
     """The inverse of `model_text`."""
     try:
         fields = json.loads(text)
         return ModelRecord(
-            number,
+            int(number),
             fields["blob"],
             fields["bytes"],
             fields["sha256"],
             tuple(fields["exponents"]),
             tuple(fields["left_out"]),
         )
-    except (KeyError, ValueError) as exc:
+    except (KeyError, ValueError, TypeError) as exc:
         raise StoreCorrupt(f"the record of model {number} is not one of ours: {exc!r}") from exc
 
 
