@@ -19,6 +19,9 @@ SLOWEST_BYTES_PER_S = 16 * 1024
 
 GRACE_S = 30.0
 
+POOLED_BYTES = 256 * 1024
+"""Smaller buffers come from a heap that needs no pool."""
+
 
 class TooLarge(Exception):
     """The body is longer than the plane takes."""
@@ -43,7 +46,7 @@ class ByteBudget:
     """
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        self.total = total
         self._used = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -57,7 +60,7 @@ class ByteBudget:
 
         Giving back a second time does nothing.
         """
-        share = min(size, self._total)
+        share = min(size, self.total)
         await self._acquire(share, timeout_s)
         is_held = True
 
@@ -71,7 +74,7 @@ class ByteBudget:
         return give_back
 
     async def _acquire(self, share: int, timeout_s: float) -> None:
-        if not self._queue and self._used + share <= self._total:
+        if not self._queue and self._used + share <= self.total:
             self._used += share
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,25 +93,61 @@ class ByteBudget:
             raise
 
     def _wake(self) -> None:
-        while self._queue and self._used + self._queue[0][0] <= self._total:
+        while self._queue and self._used + self._queue[0][0] <= self.total:
             share, turn = self._queue.popleft()
             self._used += share
             turn.set_result(None)
 
 
+class BufferPool:
+    """Large buffers for bodies, used again and again.
+
+    Fresh memory of this size comes page by page from the kernel, zeroed, which takes as long
+    as receiving the body.  A buffer that anything still has a view of is never used again.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._room = total
+        self._buffers: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of at least `size` bytes."""
+        for index, buffer in enumerate(self._buffers):
+            if size <= len(buffer) <= 2 * size:
+                self._room += len(buffer)
+                return self._buffers.pop(index)
+        return bytearray(size)
+
+    def put(self, buffer: bytearray) -> None:
+        """Keep the buffer for later, if nobody looks at it and there is room."""
+        if len(buffer) > self._room:
+            return
+        try:
+            # A byte array that has views refuses to change its size.
+            buffer.append(buffer.pop())
+        except BufferError:
+            return
+        self._room -= len(buffer)
+        self._buffers.append(buffer)
+
+
 class Body:
     """The bytes of one request, until somebody lets them go."""
 
-    __slots__ = ("_give_back", "data")
+    __slots__ = ("_let_go", "data")
 
-    def __init__(self, data: bytes | bytearray, give_back: Callable[[], None]) -> None:
+    def __init__(self, data: bytes | memoryview, let_go: Callable[[], None]) -> None:
         self.data = data
-        self._give_back = give_back
+        self._let_go = let_go
 
     def let_go(self) -> None:
         """Forget the bytes and give their share of the budget back; harmless when repeated."""
-        self.data = b""
-        self._give_back()
+        let_go, self._let_go, self.data = self._let_go, _nothing, b""
+        let_go()
+
+
+def _nothing() -> None:
+    """What a body that was let go lets go of."""
 
 
 class BodyReader:
@@ -117,6 +156,7 @@ class BodyReader:
     def __init__(self, limit: int, budget: ByteBudget, *, timeout_s: float = 10.0) -> None:
         self.limit = limit
         self._budget = budget
+        self._pool = BufferPool(budget.total)
         self._timeout_s = timeout_s
 
     async def read(self, request: web.BaseRequest) -> Body:
@@ -128,38 +168,48 @@ class BodyReader:
         if length is not None and length > self.limit:
             raise TooLarge(self.limit)
         if not request.body_exists:
-            return Body(b"", lambda: None)
+            return Body(b"", _nothing)
         give_back = await self._budget.take(length or self.limit, self._timeout_s)
         allowed_s = GRACE_S + (length or self.limit) / SLOWEST_BYTES_PER_S
         try:
             async with asyncio.timeout(allowed_s):
-                return Body(await self._gather(request, length), give_back)
+                if length is None:
+                    return Body(await self._gather_chunked(request), give_back)
+                return await self._gather(request, length, give_back)
         except BaseException as exc:
             give_back()
             if isinstance(exc, TimeoutError):
                 raise Truncated from exc
             raise
 
-    async def _gather(self, request: web.BaseRequest, length: int | None) -> bytes | bytearray:
-        if length is None:
-            return await self._gather_chunked(request)
-        body = bytearray()
-        filled = 0
-        async for chunk in request.content.iter_any():
-            if len(chunk) == length:
-                return bytes(chunk)
-            if not body:
-                body = bytearray(length)
-            body[filled : filled + len(chunk)] = chunk
+    async def _gather(
+        self, request: web.BaseRequest, length: int, give_back: Callable[[], None]
+    ) -> Body:
+        chunks = request.content.iter_any()
+        first = await anext(chunks, b"")
+        if len(first) == length:
+            return Body(first, give_back)
+        is_pooled = length >= POOLED_BYTES
+        buffer = self._pool.take(length) if is_pooled else bytearray(length)
+        buffer[: len(first)] = first
+        filled = len(first)
+        async for chunk in chunks:
+            buffer[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
         if filled != length:
             raise Truncated
-        return body
 
-    async def _gather_chunked(self, request: web.BaseRequest) -> bytearray:
+        def let_go() -> None:
+            give_back()
+            if is_pooled:
+                self._pool.put(buffer)
+
+        return Body(memoryview(buffer)[:length], let_go)
+
+    async def _gather_chunked(self, request: web.BaseRequest) -> bytes:
         body = bytearray()
         async for chunk in request.content.iter_any():
             body += chunk
             if len(body) > self.limit:
                 raise TooLarge(self.limit)
-        return body
+        return bytes(body)

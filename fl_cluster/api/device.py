@@ -345,7 +345,7 @@ class DevicePlane:
             logger.info("round %s: the store was not told that its model was served: %s", ref, exc)
 
 
-async def _digest(body: bytes | bytearray) -> str:
+async def _digest(body: bytes | memoryview) -> str:
     if len(body) <= INLINE_HASH_BYTES:
         return hashlib.sha256(body).hexdigest()
     return await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())

@@ -34,7 +34,7 @@ class Dialect(ABC):
     is_native: bool
 
     @abstractmethod
-    def decode(self, kind: type[Message], body: bytes | bytearray) -> Message:
+    def decode(self, kind: type[Message], body: bytes | memoryview) -> Message:
         """The message in `body`; PeerProtocolError when there is none."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class FlatDialect(Dialect):
 
     is_native = False
 
-    def decode(self, kind: type[Message], body: bytes | bytearray) -> Message:
+    def decode(self, kind: type[Message], body: bytes | memoryview) -> Message:
         return flat.decode(kind, body)
 
     def encode(self, response: Response) -> bytes:
@@ -82,7 +82,7 @@ class PackedDialect(Dialect):
 
     is_native = True
 
-    def decode(self, kind: type[Message], body: bytes | bytearray) -> Message:
+    def decode(self, kind: type[Message], body: bytes | memoryview) -> Message:
         return packed.decode(kind, body)
 
     def encode(self, response: Response) -> bytes:

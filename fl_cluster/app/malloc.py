@@ -2,8 +2,8 @@
 
 glibc raises its threshold for mapped allocations to the size of the largest one freed so
 far, up to 32 MiB; bodies and models below that then come from a heap that keeps growing by
-fragmentation.  Setting the threshold once switches that off.  Measured with a 20 MB model:
-resident memory after ten rounds 300 MB lower.
+fragmentation.  Setting the threshold once switches that off.  Measured with a 20 MB model
+and 16 connections: 226 MB resident after six rounds instead of 360 MB.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import ctypes
 import sys
 
 M_MMAP_THRESHOLD = -3
+M_TRIM_THRESHOLD = -1
 """From glibc's malloc.h."""
 
 THRESHOLD_BYTES = 1024 * 1024
+TRIM_BYTES = 16 * 1024 * 1024
+"""Memory at the end of the heap that is kept: without it, each chunk read from a socket grows
+and shrinks the heap by a system call."""
 
 
 def keep_memory_flat() -> None:
@@ -24,3 +28,4 @@ def keep_memory_flat() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)

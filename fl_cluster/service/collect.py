@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from fl_cluster.aggregate.admission import find_unfit
 from fl_cluster.aggregate.partial import Unfit, Update
@@ -24,6 +25,10 @@ from fl_cluster.service.view import JobView, Stores
 from fl_cluster.store.ports import ClaimAnswer, ClaimRequest, Receipt, Snapshot, UpdateRecord
 
 logger = logging.getLogger(__name__)
+
+STRAGGLERS_S = (1.0, 2.0, 4.0, 8.0)
+"""How long after one another to look for claims that reach the store late, through a network
+that lost packets."""
 
 PENDING_PAUSE_S = 0.02
 """How long to wait before asking again about what another member is committing."""
@@ -81,6 +86,8 @@ class Collector:
         self._claims: Batcher[tuple[RoundRef, ClaimRequest], ClaimAnswer] = Batcher(self._send)
         self._tasks: set[asyncio.Task[CollectAnswer]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+        self._in_hand: dict[str, asyncio.Task[CollectAnswer] | asyncio.Task[None]] = {}
+        """Device -> the task that deals with its update, or gives up its claim."""
 
     @property
     def member(self) -> str:
@@ -102,7 +109,7 @@ class Collector:
 
         The work goes on when the caller stops waiting: an accepted claim has to end.
         """
-        task = asyncio.create_task(self._collect(arrival))
+        task = asyncio.create_task(self._take_turn(arrival))
         self._tasks.add(task)
         task.add_done_callback(self._finish)
         done, _ = await asyncio.wait((task,), timeout=self._patience_s)
@@ -113,57 +120,122 @@ class Collector:
     def _finish(self, task: asyncio.Task[CollectAnswer]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
-            logger.info("an update was not counted: %s", fault)
+            level = logging.INFO if isinstance(fault, FlClusterError) else logging.ERROR
+            logger.log(level, "an update was not counted: %r", fault)
 
     async def drain(self) -> None:
         """Return when every update in hand is answered."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _collect(self, arrival: Arrival) -> CollectAnswer:
-        loop = asyncio.get_running_loop()
+    async def _take_turn(self, arrival: Arrival) -> CollectAnswer:
+        """One update of a device at a time: two in one commit would count as one and weigh two.
+
+        A repeat waits for the outcome of the first, and then hears it from the store.
+        """
+        loop, device = asyncio.get_running_loop(), arrival.record.device
         deadline = loop.time() + self._patience_s
-        while True:
-            snapshot = self._view.snapshot
-            answer, unfit = await self._judge(arrival, snapshot)
-            verdict = answer.verdict
-            if verdict is Verdict.PENDING and unfit is None:
-                await asyncio.sleep(PENDING_PAUSE_S)
-            elif verdict is Verdict.LATE:
-                await self._stores.rounds.tick(snapshot.ref)
-                await self._view.refresh()
-            elif verdict in (Verdict.MOVED_ON, Verdict.FENCED):
-                await self._wait_for_news(verdict)
-            elif unfit is not None:
-                return CollectAnswer(verdict, snapshot, unfit=unfit)
-            elif verdict is Verdict.DUPLICATE:
-                receipt = await self._stores.rounds.receipt(snapshot.ref, arrival.record.device)
-                return CollectAnswer(verdict, snapshot, receipt)
-            elif verdict is not Verdict.ACCEPTED:
-                return CollectAnswer(verdict, snapshot)
-            elif (result := await self._fold(arrival, snapshot, answer.data_size)) is not None:
-                return result
+        while (other := self._in_hand.get(device)) is not None:
             if loop.time() >= deadline:
                 raise StoreUnavailable("report", f"undecided for {self._patience_s:g} s")
+            await asyncio.wait((other,), timeout=deadline - loop.time())
+        turn = self._in_hand[device] = cast("asyncio.Task[CollectAnswer]", asyncio.current_task())
+        try:
+            return await self._collect(arrival, deadline)
+        finally:
+            self._let_go([device], turn)
 
-    async def _judge(
-        self, arrival: Arrival, snapshot: Snapshot
-    ) -> tuple[ClaimAnswer, Unfit | None]:
-        """Whether the round wants it and whether it is fit; an unfit one holds no claim.
+    def _let_go(
+        self, devices: Sequence[str], task: asyncio.Task[CollectAnswer] | asyncio.Task[None]
+    ) -> None:
+        for device in devices:
+            if self._in_hand.get(device) is task:
+                del self._in_hand[device]
 
-        Plain weights are checked when the claim has told the data size to multiply by.
+    async def _collect(self, arrival: Arrival, deadline: float) -> CollectAnswer:
+        unfit: Unfit | None = None
+        checked_for: RoundRef | None = None
+        while True:
+            snapshot = self._view.snapshot
+            if checked_for != snapshot.ref:
+                unfit, checked_for = await self._check_sent(arrival.content), snapshot.ref
+            request = ClaimRequest(arrival.record.device, arrival.number)
+            claim = await self._claims.ask((snapshot.ref, request))
+            if claim.verdict is Verdict.ACCEPTED:
+                answer = await self._use_claim(arrival, snapshot, claim.data_size, unfit)
+            else:
+                answer = await self._turn_down(arrival, snapshot, claim.verdict, unfit)
+            if answer is not None:
+                return answer
+            if asyncio.get_running_loop().time() >= deadline:
+                raise StoreUnavailable("report", f"undecided for {self._patience_s:g} s")
+
+    async def _turn_down(
+        self, arrival: Arrival, snapshot: Snapshot, verdict: Verdict, unfit: Unfit | None
+    ) -> CollectAnswer | None:
+        """What to answer without a claim; None when it has to be judged again."""
+        if verdict is Verdict.PENDING and unfit is None:
+            await asyncio.sleep(PENDING_PAUSE_S)
+            return None
+        if verdict is Verdict.LATE:
+            await self._stores.rounds.tick(snapshot.ref)
+            await self._view.refresh()
+            return None
+        if verdict in (Verdict.MOVED_ON, Verdict.FENCED):
+            await self._wait_for_news(verdict)
+            return None
+        receipt = None
+        if verdict is Verdict.DUPLICATE and unfit is None:
+            receipt = await self._stores.rounds.receipt(snapshot.ref, arrival.record.device)
+        return CollectAnswer(verdict, snapshot, receipt, unfit)
+
+    async def _use_claim(
+        self, arrival: Arrival, snapshot: Snapshot, data_size: int, unfit: Unfit | None
+    ) -> CollectAnswer | None:
+        """Add a claimed update, or give the claim up; None when it has to be judged again."""
+        device, member, was_sent = arrival.record.device, self._member, arrival.content is not None
+        try:
+            entry = unfit or await self._add(arrival, snapshot, data_size)
+        except BaseException:
+            self._give_up(snapshot.ref, member, [device])
+            raise
+        if isinstance(entry, Entry):
+            return await self._conclude(arrival, snapshot, entry)
+        await self._release_until_known(snapshot.ref, member, [device])
+        if entry is not None:
+            return CollectAnswer(Verdict.ACCEPTED, snapshot, unfit=entry)
+        if not was_sent:
+            # It was added, the commit was refused, and the round wants it after all; but what
+            # was in it is gone.  Whoever sent it can send it again.
+            raise StoreUnavailable("report", "the commit was refused; send the update again")
+        await self._view.refresh()
+        return None
+
+    async def _add(
+        self, arrival: Arrival, snapshot: Snapshot, data_size: int
+    ) -> Entry | Unfit | None:
+        """What became of a claimed update; None when it was not added and may be fit.
+
+        Plain weights are checked only now that the data size to multiply by is known.
         """
-        content, device = arrival.content, arrival.record.device
-        unfit = content if isinstance(content, Unfit) else None
+        content = arrival.content
+        if not isinstance(content, Update) or self._view.snapshot.ref != snapshot.ref:
+            return None
+        if content.is_plain and (unfit := await self._check(content, data_size)) is not None:
+            return unfit
+        ledger = self._open_ledger(snapshot)
+        if ledger is None:
+            return None
+        added = await ledger.add(arrival.record, content, data_size)
+        del content
+        arrival.let_go()
+        return await asyncio.shield(added)
+
+    async def _check_sent(self, content: Update | Unfit | None) -> Unfit | None:
+        """Why what was sent cannot be added, as far as that is known without a claim."""
         if isinstance(content, Update) and not content.is_plain:
-            unfit = await self._check(content, 1)
-        answer = await self._claims.ask((snapshot.ref, ClaimRequest(device, arrival.number)))
-        if answer.verdict is Verdict.ACCEPTED:
-            if isinstance(content, Update) and content.is_plain:
-                unfit = await self._check(content, answer.data_size)
-            if unfit is not None:
-                await self._release_until_known(snapshot.ref, self._member, [device])
-        return answer, unfit
+            return await self._check(content, 1)
+        return content if isinstance(content, Unfit) else None
 
     async def _wait_for_news(self, verdict: Verdict) -> None:
         if verdict is Verdict.FENCED:
@@ -177,40 +249,29 @@ class Collector:
             return find_unfit(update, scaling, data_size)
         return await asyncio.to_thread(find_unfit, update, scaling, data_size)
 
-    async def _fold(
-        self, arrival: Arrival, snapshot: Snapshot, data_size: int
-    ) -> CollectAnswer | None:
-        """Add a claimed update that fits; None when it has to be judged again."""
-        if not isinstance(arrival.content, Update):
-            # It was added, the commit was refused, and the round wants it after all; but what
-            # was in it is gone.  Whoever sent it can send it again.
-            ref, device = snapshot.ref, arrival.record.device
-            await self._release_until_known(ref, self._member, [device])
-            raise StoreUnavailable("report", "the commit was refused; send the update again")
-        ledger = self._open_ledger(snapshot)
-        if ledger is None:
-            # The round moved on between the claim and now, and its claims with it.
-            await self._view.refresh()
-            return None
-        added = await ledger.add(arrival.record, arrival.content, data_size)
-        arrival.let_go()
-        return await self._conclude(arrival, snapshot, await asyncio.shield(added))
-
     async def _conclude(
         self, arrival: Arrival, snapshot: Snapshot, entry: Entry
     ) -> CollectAnswer | None:
         if entry.verdict is Verdict.ACCEPTED:
             if entry.position >= snapshot.plan.report_goal:
-                await self._view.refresh()
+                await self._see_the_end()
             digest = arrival.record.digest
             receipt = Receipt(snapshot.ref.number, digest, entry.position)
             return CollectAnswer(Verdict.ACCEPTED, snapshot, receipt)
         if entry.verdict is Verdict.UNCLAIMED:
-            await self._stores.rounds.release(snapshot.ref, self._member, [arrival.record.device])
+            device = arrival.record.device
+            await self._release_until_known(snapshot.ref, self._member, [device])
         if entry.verdict is Verdict.LATE:
             await self._stores.rounds.tick(snapshot.ref)
         await self._wait_for_news(entry.verdict)
         return None
+
+    async def _see_the_end(self) -> None:
+        try:
+            await self._view.refresh()
+        except FlClusterError as exc:
+            # The update is counted all the same; the clock will look again.
+            logger.info("the end of the round was not seen: %s", exc)
 
     def _open_ledger(self, snapshot: Snapshot) -> Ledger | None:
         known = self._ledger
@@ -233,13 +294,30 @@ class Collector:
             answers = iter(await self._stores.rounds.claim(ref, member, asked))
         except StoreUnavailable:
             # The claims may have been taken all the same, and nobody here will use them.
-            devices = [request.device for request in asked]
-            task = asyncio.create_task(self._release_until_known(ref, member, devices))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
+            self._give_up(ref, member, [request.device for request in asked])
             raise
         moved_on = ClaimAnswer(Verdict.MOVED_ON)
         return [next(answers) if asked_ref == ref else moved_on for asked_ref, _ in questions]
+
+    def _give_up(self, ref: RoundRef, member: str, devices: Sequence[str]) -> None:
+        """Release in the background; what else these devices send waits until that is done."""
+        task = asyncio.create_task(self._release_for_good(ref, member, devices))
+        self._in_hand.update(dict.fromkeys(devices, task))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release_for_good(self, ref: RoundRef, member: str, devices: Sequence[str]) -> None:
+        """Release, and look again later: a claim that was given up may still be on its way."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            await self._release_until_known(ref, member, devices)
+        finally:
+            self._let_go(devices, task)
+        for pause in STRAGGLERS_S:
+            await asyncio.sleep(pause)
+            idle = [device for device in devices if device not in self._in_hand]
+            if idle and self._view.snapshot.ref == ref:
+                await self._release_until_known(ref, member, idle)
 
     async def _release_until_known(
         self, ref: RoundRef, member: str, devices: Sequence[str]

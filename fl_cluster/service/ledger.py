@@ -7,7 +7,8 @@ Invariants:
 - an update is answered only after its report was accepted by the store;
 - a commit whose outcome is unknown is repeated, with the same name, until it is known:
   going on without it would mix counted and uncounted updates in one sum;
-- after a refusal the sum is what was last committed.
+- after a refusal the sum is what was last committed; when it cannot be, or when anything
+  else breaks off, nothing is committed any more, and whoever waits hears of it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.partial import Integers, Partial, Pointer, Scaling, Update
-from fl_cluster.errors import StoreUnavailable
+from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.view import Stores
@@ -30,11 +32,13 @@ from fl_cluster.store.ports import ReportBatch, ReportOutcome, UpdateRecord
 
 logger = logging.getLogger(__name__)
 
-INLINE_ELEMENTS = 256 * 1024
+INLINE_ELEMENTS = 1024 * 1024
 """Below this many elements an array operation takes less time than a hop to a thread."""
 
 PARTIAL_LIFETIME_MS = 7 * 24 * 3600 * 1000
 """A partial outlives every round; after that, a blob that a dead member left is only litter."""
+
+Answer = TypeVar("Answer")
 
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -75,8 +79,10 @@ class Ledger:
         self._blob_weights: tuple[int, ...] = (0,) * len(layout.summed)
         self._busy = asyncio.Lock()
         self._waiting: list[tuple[UpdateRecord, asyncio.Future[Entry]]] = []
+        self._under_way: list[tuple[UpdateRecord, asyncio.Future[Entry]]] = []
         self._worker: asyncio.Task[None] | None = None
         self._serial = 0
+        self._cause: BaseException | None = None
         self.refused: Verdict | None = None
         """Set once the round takes nothing more from this ledger."""
 
@@ -87,13 +93,21 @@ class Ledger:
 
         The future has the outcome once the store has counted it, or refused to.  Wait for it
         behind a shield: the commit goes on when whoever waits for it gives up.
+        A fault, here or in the future, says that the update is not counted and will not be.
         """
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         async with self._busy:
+            if self._cause is not None:
+                raise self._fault(self._cause)
             if self.refused is not None:
                 future.set_result(Entry(self.refused))
                 return future
-            await self._run(lambda: self._partial.add(update, data_size))
+            try:
+                await self._run(lambda: self._partial.add(update, data_size))
+            except BaseException as exc:
+                # A part of it may be in the sum, or still be on its way there.
+                self._break(exc)
+                raise
             self._waiting.append((record, future))
             if self._worker is None:
                 self._worker = asyncio.create_task(self._commit_all())
@@ -102,13 +116,28 @@ class Ledger:
     def hand_over(self) -> Committed | None:
         """What the store holds of this ledger, and its memory, for finishing the round.
 
-        None when the store holds nothing of it, or while that changes.  The ledger takes
-        nothing more.
+        None when the store holds nothing of it, while that changes, and while anything is
+        being added to that memory.  The ledger takes nothing more once it has handed over.
         """
+        if self._busy.locked() or self._waiting or self._cause is not None:
+            return None
         committed, self._committed = self._committed, None
         if committed is not None and self.refused is None:
             self.refused = Verdict.ENOUGH
         return committed
+
+    def _break(self, cause: BaseException) -> None:
+        """Add and commit nothing more: the sum may hold what the store does not count."""
+        logger.error("round %s: this member adds nothing more", self.ref, exc_info=cause)
+        self._cause = cause
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(self._fault(cause))
+
+    def _fault(self, cause: BaseException) -> StoreUnavailable:
+        reason = f"this server adds nothing more to round {self.ref}: {cause!r}"
+        return StoreUnavailable("report", reason)
 
     async def _run(self, work: Callable[[], object]) -> None:
         if self._partial.sums.size <= INLINE_ELEMENTS:
@@ -120,60 +149,96 @@ class Ledger:
         try:
             while self._waiting:
                 await self._commit()
+        except BaseException as exc:
+            # Whoever waits has to hear of it, whatever it was.
+            self._waiting = self._under_way + self._waiting
+            self._break(exc)
+            if not isinstance(exc, Exception):
+                raise
         finally:
             self._worker = None
 
     async def _commit(self) -> None:
         async with self._busy:
-            batch, self._waiting = self._waiting, []
+            if self._cause is not None:
+                return
+            self._under_way, self._waiting = self._waiting, []
             weights = tuple(self._partial.weights)
             self._committed = None
             await self._run(lambda: np.copyto(self._snapshot, self._partial.sums))
         self._serial += 1
         name = f"partial-{self.ref}-{self._serial}-{secrets.token_hex(8)}"
         pointer = Pointer(name, weights).to_text()
-        report = ReportBatch([record for record, _ in batch], pointer)
-        outcome = await self._store_until_known(name, report)
+        report = ReportBatch([record for record, _ in self._under_way], pointer)
+        outcome = await self._until_known(lambda attempt: self._store(name, report, attempt))
         if outcome.verdict is Verdict.ACCEPTED:
             self._committed = Committed(pointer, self._snapshot, weights, self._partial.sums)
             stale, self._blob, self._blob_weights = self._blob, name, weights
             entries = [Entry(Verdict.ACCEPTED, position) for position in outcome.positions]
         else:
             stale = name
-            batch += await self._refuse(outcome.verdict)
-            entries = [Entry(outcome.verdict)] * len(batch)
-        for (_, future), entry in zip(batch, entries, strict=True):
+            await self._refuse(outcome.verdict)
+            entries = [Entry(outcome.verdict)] * len(self._under_way)
+        answered, self._under_way = self._under_way, []
+        for (_, future), entry in zip(answered, entries, strict=True):
             if not future.done():
                 future.set_result(entry)
         if stale:
             await self._forget(stale)
 
-    async def _refuse(self, verdict: Verdict) -> list[tuple[UpdateRecord, asyncio.Future[Entry]]]:
+    async def _refuse(self, verdict: Verdict) -> None:
         """Go back to what is committed; whoever was added since shares the refusal."""
         async with self._busy:
-            late, self._waiting = self._waiting, []
+            self._under_way += self._waiting
+            self._waiting = []
             if verdict is not Verdict.UNCLAIMED:
                 self.refused = verdict
             elif self._blob:
-                await self._stores.blobs.get(self._blob, self._partial.sums.data)
+                await self._until_known(self._restore)
             else:
                 self._partial.sums[:] = 0
             self._partial.weights = list(self._blob_weights)
-        return late
 
-    async def _store_until_known(self, name: str, report: ReportBatch) -> ReportOutcome:
+    async def _restore(self, _: int) -> None:
+        await self._stores.blobs.get(self._blob, self._partial.sums.data)
+
+    async def _store(self, name: str, report: ReportBatch, attempt: int) -> ReportOutcome:
+        await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
+        outcome = await self._stores.rounds.report(self.ref, self.member, report)
+        if attempt and outcome.verdict is not Verdict.ACCEPTED:
+            return await self._find_counted(report) or outcome
+        return outcome
+
+    async def _find_counted(self, report: ReportBatch) -> ReportOutcome | None:
+        """The outcome of an earlier attempt that was carried out and whose answer was lost.
+
+        A round that has ended since, like a member that was declared dead, refuses the
+        repeat of a report that it has counted.
+        """
+        partials = await self._stores.rounds.partials(self.ref)
+        if partials.get(self.member) != report.partial:
+            return None
+        receipts = [
+            await self._stores.rounds.receipt(self.ref, update.device) for update in report.updates
+        ]
+        positions = [receipt.position for receipt in receipts if receipt is not None]
+        if len(positions) < len(receipts):
+            return None
+        return ReportOutcome(Verdict.ACCEPTED, positions)
+
+    async def _until_known(self, ask: Callable[[int], Awaitable[Answer]]) -> Answer:
+        """The answer to a call that may be repeated; `ask` is told how often it was asked."""
         attempt = 0
         while True:
             try:
-                await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
-                return await self._stores.rounds.report(self.ref, self.member, report)
+                return await ask(attempt)
             except StoreUnavailable as exc:
                 pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
                 attempt += 1
                 logger.warning(
                     "round %s: commit of %d updates is not confirmed, asking again in %.2f s: %s",
                     self.ref,
-                    len(report.updates),
+                    len(self._under_way),
                     pause,
                     exc,
                 )
@@ -182,5 +247,5 @@ class Ledger:
     async def _forget(self, blob: str) -> None:
         try:
             await self._stores.blobs.drop([blob])
-        except StoreUnavailable as exc:
+        except FlClusterError as exc:
             logger.info("blob %s stays until it expires: %s", blob, exc)

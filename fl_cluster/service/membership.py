@@ -145,12 +145,21 @@ class Membership:
     async def drain(self) -> None:
         """Let the cluster know that this member takes nothing new."""
         self._member = step(self._member, MemberEvent.STOP_ASKED)
-        await self._members.register(self._member, self._lease_ms)
+        try:
+            await self._members.register(self._member, self._lease_ms)
+        except StoreUnavailable as exc:
+            logger.warning("the cluster was not told that this member drains: %s", exc)
 
     async def leave(self) -> None:
-        """Go at once; what this member had still claimed is free for others."""
-        if self._undertaker is not None:
-            await self._undertaker.bury(self._member.id)
-        await self._members.deregister(self._member.id)
+        """Go at once; what this member had still claimed is free for others.
+
+        When the store is away, the others find out by the lease.
+        """
+        try:
+            if self._undertaker is not None:
+                await self._undertaker.bury(self._member.id)
+            await self._members.deregister(self._member.id)
+            logger.info("member %s left", self._member.id)
+        except StoreUnavailable as exc:
+            logger.warning("member %s could not sign off: %s", self._member.id, exc)
         self._member = step(self._member, MemberEvent.LEFT)
-        logger.info("member %s left", self._member.id)

@@ -32,7 +32,7 @@ PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")
 BLOTTED = "***"
 
 
-def event(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
+def event(logger: logging.Logger, level: int, message: str, /, **fields: object) -> None:
     """Log `message` with its details as fields."""
     if logger.isEnabledFor(level):
         logger.log(level, "%s", message, extra={"fields": fields}, stacklevel=2)
