@@ -16,7 +16,7 @@ from fl_cluster.config.addresses import without_login
 from fl_cluster.config.document import Entry
 from fl_cluster.config.keys import BLOCKS
 from fl_cluster.config.problems import SettingProblem
-from fl_cluster.config.rules import Value
+from fl_cluster.config.rules import OneServerMode, Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
 
@@ -98,7 +98,8 @@ class _Check:
             return None
         complaint = key.rule.complaint(self._path, value) if key.rule else None
         if complaint is not None:
-            self._complain(complaint)
+            # The original's sentence about the server mode ends without the file's name.
+            self._complain(complaint, names_file=not isinstance(key.rule, OneServerMode))
             return None
         return value
 
@@ -111,9 +112,7 @@ class _Check:
                 return math.inf
         return entry.value if entry.kind == self._key.kind else None
 
-    def _complain(self, message: str, note: str = "") -> None:
-        # The sentence about the server mode ends without the file, and always has.
-        names_file = self._path != "server_mode" or "invalid. Server mode" not in message
+    def _complain(self, message: str, note: str = "", *, names_file: bool = True) -> None:
         file = self._checked.file
         self._checked.problems.append(
             SettingProblem(

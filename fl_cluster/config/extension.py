@@ -27,7 +27,7 @@ CLUSTER = Block(
             "data_dir",
             STR,
             "data_dir",
-            "Folder for what must outlive the processes: the embedded Redis's files.",
+            "Folder for what outlives the processes: the files of the embedded Redis.",
             default="./fl_data",
         ),
         Key(
@@ -69,10 +69,11 @@ CLUSTER = Block(
             "bytes_in_flight_mb",
             (
                 "MiB of request bodies a server reads at a time; beyond it devices are told "
-                "to come back, so that memory does not grow with their number."
+                "to come back, so that memory does not grow with their number; 0: three of the "
+                "largest bodies, at least 64."
             ),
             default=256,
-            rule=Between(1, 1_048_576),
+            rule=Between(0, 1_048_576),
         ),
         Key(
             "lease_ms",

@@ -127,7 +127,7 @@ CACHE = Block(
             "address",
             STR,
             "",
-            "Where Redis is; `embedded` starts a private one beside the scheduler.",
+            "Where Redis is; `embedded` starts a private one and stops it with its last user.",
             required=True,
             rule=Readable(parse_cache_address, CACHE_FORM),
             example="127.0.0.1:6379",
