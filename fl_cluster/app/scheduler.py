@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fl_cluster.api.management import ManagementPlane, Sources
-from fl_cluster.api.plain_http import listen
+from fl_cluster.api.plain_http import Listener, Plane, listen
+from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.config.addresses import Address, scheduler_http_address
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import StartupError
-from fl_cluster.kernels.native import kernel
-from fl_cluster.lifecycle.membership import RANDOM_MAX, RANDOM_MIN, Member, Role, member_id
+from fl_cluster.lifecycle.membership import Role
 from fl_cluster.service.membership import Membership
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.durability import RedisDurability
@@ -31,8 +27,6 @@ from fl_cluster.store.redis.jobs import RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
-from fl_cluster.telemetry.processes import start_time_s
-from fl_cluster.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -44,28 +38,6 @@ class SchedulerOptions:
     """What a scheduler is told beside its configuration file."""
 
     manage_address: str
-
-
-def _new_id(address: Address) -> str:
-    number = secrets.randbelow(RANDOM_MAX - RANDOM_MIN + 1) + RANDOM_MIN
-    return member_id(str(address), time.time_ns() // 1000, number)
-
-
-def _this_process(address: Address) -> Member:
-    pid = os.getpid()
-    return Member(
-        id=_new_id(address),
-        role=Role.SCHEDULER,
-        tcp_address="",
-        http_address="",
-        manage_address=str(address),
-        pid=pid,
-        host=platform.node(),
-        process_started_s=start_time_s(pid),
-        version=VERSION,
-        kernel=kernel(),
-        started_ms=time.time_ns() // 1_000_000,
-    )
 
 
 def _sources(connection: Connection, keys: JobKeys) -> Sources:
@@ -91,27 +63,32 @@ async def serve(
     async with open_store(settings) as connection:
         await announce_durability(connection)
         sources = _sources(connection, JobKeys(settings.name))
-        me = _this_process(address)
+        me = this_process(Role.SCHEDULER, new_id(str(address)), manage_address=str(address))
         plane = ManagementPlane(settings.name, sources, me).plane()
-        try:
-            listener = await listen(plane, address.host, address.port)
-        except StartupError as exc:
-            raise StartupError(
-                f"The scheduler start http server failed, server address: {address} ({exc})"
-            ) from exc
+        listener = await _listen(plane, address)
         membership = Membership(
             sources.members,
             me,
             lease_ms=settings.cluster.lease_ms,
-            new_id=lambda: _new_id(address),
+            new_id=lambda: new_id(str(address)),
         )
-        await membership.join()
-        renewals = asyncio.create_task(membership.run())
         try:
-            logger.info("answering operators on http://%s", listener.address)
-            ready({"address": listener.address, "member": membership.member.id})
-            await stop.wait()
+            await membership.join()
+            async with asyncio.TaskGroup() as group:
+                renewals = group.create_task(membership.run())
+                logger.info("answering operators on http://%s", listener.address)
+                ready({"address": listener.address, "member": membership.member.id})
+                await stop.wait()
+                renewals.cancel()
         finally:
-            renewals.cancel()
             await listener.close(drain_s=DRAIN_S)
             await membership.leave()
+
+
+async def _listen(plane: Plane, address: Address) -> Listener:
+    try:
+        return await listen(plane, address.host, address.port)
+    except StartupError as exc:
+        raise StartupError(
+            f"The scheduler start http server failed, server address: {address} ({exc})"
+        ) from exc

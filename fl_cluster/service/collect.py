@@ -2,33 +2,27 @@
 
     check -> claim -> fold -> commit -> receipt
 
-The claim is the decision; it is one atomic store call shared by all that ask meanwhile.
-Every accepted claim ends in a report or in a release.
+The claim is the decision (see `claims`); every accepted one ends in a report or a release.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from fl_cluster.aggregate.admission import find_unfit
 from fl_cluster.aggregate.partial import Unfit, Update
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.service.batching import Batcher
-from fl_cluster.service.ledger import INLINE_ELEMENTS, RETRY_S, Entry, Ledger
+from fl_cluster.service.claims import Claims
+from fl_cluster.service.ledger import INLINE_ELEMENTS, Entry, Ledger
 from fl_cluster.service.view import JobView, Stores
-from fl_cluster.store.ports import ClaimAnswer, ClaimRequest, Receipt, Snapshot, UpdateRecord
+from fl_cluster.store.ports import ClaimRequest, Receipt, Snapshot, UpdateRecord
 
 logger = logging.getLogger(__name__)
-
-STRAGGLERS_S = (1.0, 2.0, 4.0, 8.0)
-"""How long after one another to look for claims that reach the store late, through a network
-that lost packets."""
 
 PENDING_PAUSE_S = 0.02
 """How long to wait before asking again about what another member is committing."""
@@ -83,11 +77,8 @@ class Collector:
         self._member = member
         self._patience_s = patience_ms / 1000
         self._ledger: Ledger | None = None
-        self._claims: Batcher[tuple[RoundRef, ClaimRequest], ClaimAnswer] = Batcher(self._send)
+        self._claims = Claims(stores.rounds, lambda: self._member)
         self._tasks: set[asyncio.Task[CollectAnswer]] = set()
-        self._releases: set[asyncio.Task[None]] = set()
-        self._in_hand: dict[str, asyncio.Task[CollectAnswer] | asyncio.Task[None]] = {}
-        """Device -> the task that deals with its update, or gives up its claim."""
 
     @property
     def member(self) -> str:
@@ -129,28 +120,10 @@ class Collector:
             await asyncio.wait(self._tasks)
 
     async def _take_turn(self, arrival: Arrival) -> CollectAnswer:
-        """One update of a device at a time: two in one commit would count as one and weigh two.
-
-        A repeat waits for the outcome of the first, and then hears it from the store.
-        """
-        loop, device = asyncio.get_running_loop(), arrival.record.device
-        deadline = loop.time() + self._patience_s
-        while (other := self._in_hand.get(device)) is not None:
-            if loop.time() >= deadline:
-                raise StoreUnavailable("report", f"undecided for {self._patience_s:g} s")
-            await asyncio.wait((other,), timeout=deadline - loop.time())
-        turn = self._in_hand[device] = cast("asyncio.Task[CollectAnswer]", asyncio.current_task())
-        try:
+        """A repeat waits for the outcome of the first, and then hears it from the store."""
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        async with self._claims.turn(arrival.record.device, deadline):
             return await self._collect(arrival, deadline)
-        finally:
-            self._let_go([device], turn)
-
-    def _let_go(
-        self, devices: Sequence[str], task: asyncio.Task[CollectAnswer] | asyncio.Task[None]
-    ) -> None:
-        for device in devices:
-            if self._in_hand.get(device) is task:
-                del self._in_hand[device]
 
     async def _collect(self, arrival: Arrival, deadline: float) -> CollectAnswer:
         unfit: Unfit | None = None
@@ -160,7 +133,7 @@ class Collector:
             if checked_for != snapshot.ref:
                 unfit, checked_for = await self._check_sent(arrival.content), snapshot.ref
             request = ClaimRequest(arrival.record.device, arrival.number)
-            claim = await self._claims.ask((snapshot.ref, request))
+            claim = await self._claims.ask(snapshot.ref, request)
             if claim.verdict is Verdict.ACCEPTED:
                 answer = await self._use_claim(arrival, snapshot, claim.data_size, unfit)
             else:
@@ -197,11 +170,11 @@ class Collector:
         try:
             entry = unfit or await self._add(arrival, snapshot, data_size)
         except BaseException:
-            self._give_up(snapshot.ref, member, [device])
+            self._claims.give_up_later(snapshot.ref, member, [device])
             raise
         if isinstance(entry, Entry):
             return await self._conclude(arrival, snapshot, entry)
-        await self._release_until_known(snapshot.ref, member, [device])
+        await self._claims.give_up(snapshot.ref, member, [device])
         if entry is not None:
             return CollectAnswer(Verdict.ACCEPTED, snapshot, unfit=entry)
         if not was_sent:
@@ -260,7 +233,7 @@ class Collector:
             return CollectAnswer(Verdict.ACCEPTED, snapshot, receipt)
         if entry.verdict is Verdict.UNCLAIMED:
             device = arrival.record.device
-            await self._release_until_known(snapshot.ref, self._member, [device])
+            await self._claims.give_up(snapshot.ref, self._member, [device])
         if entry.verdict is Verdict.LATE:
             await self._stores.rounds.tick(snapshot.ref)
         await self._wait_for_news(entry.verdict)
@@ -284,51 +257,3 @@ class Collector:
             snapshot.ref, self._member, self._view.layout, self._view.scaling, self._stores
         )
         return self._ledger
-
-    async def _send(
-        self, questions: Sequence[tuple[RoundRef, ClaimRequest]]
-    ) -> Sequence[ClaimAnswer]:
-        ref, member = questions[0][0], self._member
-        asked = [request for asked_ref, request in questions if asked_ref == ref]
-        try:
-            answers = iter(await self._stores.rounds.claim(ref, member, asked))
-        except StoreUnavailable:
-            # The claims may have been taken all the same, and nobody here will use them.
-            self._give_up(ref, member, [request.device for request in asked])
-            raise
-        moved_on = ClaimAnswer(Verdict.MOVED_ON)
-        return [next(answers) if asked_ref == ref else moved_on for asked_ref, _ in questions]
-
-    def _give_up(self, ref: RoundRef, member: str, devices: Sequence[str]) -> None:
-        """Release in the background; what else these devices send waits until that is done."""
-        task = asyncio.create_task(self._release_for_good(ref, member, devices))
-        self._in_hand.update(dict.fromkeys(devices, task))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _release_for_good(self, ref: RoundRef, member: str, devices: Sequence[str]) -> None:
-        """Release, and look again later: a claim that was given up may still be on its way."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        try:
-            await self._release_until_known(ref, member, devices)
-        finally:
-            self._let_go(devices, task)
-        for pause in STRAGGLERS_S:
-            await asyncio.sleep(pause)
-            idle = [device for device in devices if device not in self._in_hand]
-            if idle and self._view.snapshot.ref == ref:
-                await self._release_until_known(ref, member, idle)
-
-    async def _release_until_known(
-        self, ref: RoundRef, member: str, devices: Sequence[str]
-    ) -> None:
-        for attempt in range(10_000):
-            try:
-                await self._stores.rounds.release(ref, member, devices)
-            except StoreUnavailable:
-                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-            except FlClusterError:
-                logger.exception("round %s: claims of %d devices stay", ref, len(devices))
-                return
-            else:
-                return

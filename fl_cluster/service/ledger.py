@@ -16,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from fl_cluster.aggregate.partial import Integers, Partial, Pointer, Scaling, Up
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.retrying import until_known
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import ReportBatch, ReportOutcome, UpdateRecord
 
@@ -37,10 +37,6 @@ INLINE_ELEMENTS = 1024 * 1024
 
 PARTIAL_LIFETIME_MS = 7 * 24 * 3600 * 1000
 """A partial outlives every round; after that, a blob that a dead member left is only litter."""
-
-Answer = TypeVar("Answer")
-
-RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +166,7 @@ class Ledger:
         name = f"partial-{self.ref}-{self._serial}-{secrets.token_hex(8)}"
         pointer = Pointer(name, weights).to_text()
         report = ReportBatch([record for record, _ in self._under_way], pointer)
-        outcome = await self._until_known(lambda attempt: self._store(name, report, attempt))
+        outcome = await until_known(lambda attempt: self._store(name, report, attempt), self._note)
         if outcome.verdict is Verdict.ACCEPTED:
             self._committed = Committed(pointer, self._snapshot, weights, self._partial.sums)
             stale, self._blob, self._blob_weights = self._blob, name, weights
@@ -194,7 +190,7 @@ class Ledger:
             if verdict is not Verdict.UNCLAIMED:
                 self.refused = verdict
             elif self._blob:
-                await self._until_known(self._restore)
+                await until_known(self._restore, self._note)
             else:
                 self._partial.sums[:] = 0
             self._partial.weights = list(self._blob_weights)
@@ -226,23 +222,14 @@ class Ledger:
             return None
         return ReportOutcome(Verdict.ACCEPTED, positions)
 
-    async def _until_known(self, ask: Callable[[int], Awaitable[Answer]]) -> Answer:
-        """The answer to a call that may be repeated; `ask` is told how often it was asked."""
-        attempt = 0
-        while True:
-            try:
-                return await ask(attempt)
-            except StoreUnavailable as exc:
-                pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
-                attempt += 1
-                logger.warning(
-                    "round %s: commit of %d updates is not confirmed, asking again in %.2f s: %s",
-                    self.ref,
-                    len(self._under_way),
-                    pause,
-                    exc,
-                )
-                await asyncio.sleep(pause)
+    def _note(self, fault: StoreUnavailable, pause_s: float) -> None:
+        logger.warning(
+            "round %s: commit of %d updates is not confirmed, asking again in %.2f s: %s",
+            self.ref,
+            len(self._under_way),
+            pause_s,
+            fault,
+        )
 
     async def _forget(self, blob: str) -> None:
         try:

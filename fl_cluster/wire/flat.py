@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from flatbuffers import Builder
@@ -21,15 +21,30 @@ from fl_cluster.wire.messages import SCHEMA
 from fl_cluster.wire.schema import AnyMessage, Buffer, Field, Kind
 from fl_cluster.wire.values import Unfit
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "make_decoder"]
 
 Message = TypeVar("Message", bound=AnyMessage)
 
 _EXTENSION: Final = "fl_cluster._wire"
 
 
-def _load() -> Callable[[Any, Buffer], Any]:
-    """The decoder that was built; the reference, which says so once, when none was."""
+class _Decoder(Protocol):
+    def decode(self, cls: type[Message], body: Buffer, /) -> Message: ...
+
+
+def make_decoder(make: Callable[..., _Decoder]) -> _Decoder:
+    """A decoder of all messages; `make` is a class Decoder, the extension's or the reference's."""
+    return make(
+        tuple(SCHEMA.items()),
+        least_bytes=limits.MIN_FLAT_BYTES,
+        most_bytes=limits.MAX_FLAT_BYTES,
+        most_depth=limits.MAX_FLAT_DEPTH,
+        most_tables=limits.MAX_FLAT_TABLES,
+    )
+
+
+def _load() -> _Decoder:
+    """The extension's decoder where it was built, else the reference, which says so once."""
     try:
         import fl_cluster._wire as extension
     except ModuleNotFoundError as fault:
@@ -40,17 +55,11 @@ def _load() -> Callable[[Any, Buffer], Any]:
             "with identical results but slower",
             _EXTENSION,
         )
-        return flat_reference.decode
-    return extension.Decoder(
-        tuple(SCHEMA.items()),
-        least_bytes=limits.MIN_FLAT_BYTES,
-        most_bytes=limits.MAX_FLAT_BYTES,
-        most_depth=limits.MAX_FLAT_DEPTH,
-        most_tables=limits.MAX_FLAT_TABLES,
-    ).decode
+        return make_decoder(flat_reference.Decoder)
+    return make_decoder(extension.Decoder)
 
 
-_DECODE: Final = _load()
+_DECODER: Final = _load()
 
 
 def decode(cls: type[Message], body: Buffer) -> Message:
@@ -61,8 +70,7 @@ def decode(cls: type[Message], body: Buffer) -> Message:
     are not UTF-8 as surrogate escapes, so that ids compare and go out again byte for byte.
     PeerProtocolError: the body is not such a message; it says what is wrong and at which byte.
     """
-    message: Message = _DECODE(cls, body)
-    return message
+    return _DECODER.decode(cls, body)
 
 
 def encode(message: AnyMessage) -> bytes:

@@ -18,11 +18,9 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 
 from fl_cluster.errors import PeerProtocolError
-from fl_cluster.wire import limits
-from fl_cluster.wire.messages import SCHEMA
 from fl_cluster.wire.schema import AnyMessage, Buffer, Field, Floats, Int8s, Kind
 
-__all__ = ["decode"]
+__all__ = ["Decoder"]
 
 Message = TypeVar("Message", bound=AnyMessage)
 
@@ -32,18 +30,38 @@ _INT32: Final = struct.Struct("<i").unpack_from
 _INT8: Final = struct.Struct("<b").unpack_from
 _FLOAT: Final = struct.Struct("<f").unpack_from
 
+_MAX_OFFSET: Final = 2**31 - 1  # more would be negative to those who read it with a sign
 _ABSENT: Final = 0  # no field lies at position 0: the root offset does
 
 
-def decode(cls: type[Message], body: Buffer) -> Message:
-    """The message of class `cls` at the start of `body`; see `flat.decode`."""
-    walk = _Walk(_aligned(memoryview(body).toreadonly().cast("B")))
-    try:
-        return walk.table(cls, walk.root())
-    except _Flaw as flaw:
-        raise PeerProtocolError(
-            f"{flaw.place or cls.__name__}: {flaw.reason}, at byte {flaw.position} of {walk.size}"
-        ) from None
+class Decoder:
+    """Decodes the messages of a schema: pairs of class and Fields."""
+
+    def __init__(  # noqa: PLR0913 - each maximum by its name
+        self,
+        schema: tuple[tuple[type[AnyMessage], tuple[Field, ...]], ...],
+        *,
+        least_bytes: int,
+        most_bytes: int,
+        most_depth: int,
+        most_tables: int,
+    ) -> None:
+        self.schema = dict(schema)
+        self.least_bytes = least_bytes
+        self.most_bytes = most_bytes
+        self.most_depth = most_depth
+        self.most_tables = most_tables
+
+    def decode(self, cls: type[Message], body: Buffer) -> Message:
+        """The message of class `cls` at the start of `body`; see `flat.decode`."""
+        walk = _Walk(self, _aligned(memoryview(body).toreadonly().cast("B")))
+        try:
+            return walk.table(cls, walk.root())
+        except _Flaw as flaw:
+            raise PeerProtocolError(
+                f"{flaw.place or cls.__name__}: {flaw.reason}, "
+                f"at byte {flaw.position} of {walk.size}"
+            ) from None
 
 
 def _aligned(data: memoryview) -> memoryview:
@@ -71,7 +89,8 @@ class _Table(NamedTuple):
 class _Walk:
     """The body, and how much of what it may ask for it has asked for."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, decoder: Decoder, data: memoryview) -> None:
+        self.decoder = decoder
         self.data = data
         self.size = len(data)
         self.allowance = len(data)
@@ -98,15 +117,15 @@ class _Walk:
         offset: int = _UINT32(self.data, position)[0]
         if offset == 0:
             raise _Flaw("an offset leads to itself", position)
-        if offset > limits.MAX_FLAT_BYTES:
+        if offset > _MAX_OFFSET:
             raise _Flaw("an offset is negative", position)
         self.check(position + offset, 1, 1)
         return position + offset
 
     def root(self) -> int:
-        if self.size > limits.MAX_FLAT_BYTES:
+        if self.size > self.decoder.most_bytes:
             raise _Flaw("larger than a FlatBuffer can be", 0)
-        if self.size < limits.MIN_FLAT_BYTES:
+        if self.size < self.decoder.least_bytes:
             raise _Flaw("too small to hold a table", 0)
         return self.follow(0)
 
@@ -116,9 +135,9 @@ class _Walk:
         vtable = position - _INT32(self.data, position)[0]
         self.depth += 1
         self.tables += 1
-        if self.depth > limits.MAX_FLAT_DEPTH:
+        if self.depth > self.decoder.most_depth:
             raise _Flaw("tables nest too deep", position)
-        if self.tables > limits.MAX_FLAT_TABLES:
+        if self.tables > self.decoder.most_tables:
             raise _Flaw("too many tables", position)
         self.charge(4, position)
         if vtable < 0:
@@ -145,7 +164,7 @@ class _Walk:
         """Where the elements of the vector at `position` begin, and how many there are."""
         self.check(position, 4, 4)
         count: int = _UINT32(self.data, position)[0]
-        if count >= limits.MAX_FLAT_BYTES // element:
+        if count >= self.decoder.most_bytes // element:
             raise _Flaw("a vector is too long", position)
         self.check(position, 4 + count * element, 4)
         return position + 4, count
@@ -167,7 +186,7 @@ class _Walk:
     def table(self, cls: type[Message], position: int) -> Message:
         table = self.enter(position)
         found: list[object] = []
-        for field in SCHEMA[cls]:
+        for field in self.decoder.schema[cls]:
             if field.slot is None:
                 found.append(field.default)
                 continue

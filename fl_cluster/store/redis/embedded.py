@@ -214,6 +214,14 @@ def _stop(folder: _Folder) -> bool:
     return process is not None
 
 
+def _stop_unless_used(folder: _Folder, use_lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(use_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return _stop(folder)
+
+
 class EmbeddedRedis:
     """This process's use of the Redis in one data folder, from `ensure` to `release`."""
 
@@ -245,11 +253,7 @@ class EmbeddedRedis:
         if self._use_lock.closed:
             return False
         with self._folder.starting(), self._use_lock as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return _stop(self._folder)
+            return _stop_unless_used(self._folder, lock)
 
 
 def _folder_of(data_dir: str | Path) -> _Folder:
@@ -276,6 +280,15 @@ def find_running(data_dir: str | Path) -> str | None:
     if folder.process() is None:
         return None
     return f"unix://{quote(str(folder.socket_path()))}?db=0"
+
+
+def stop_if_unused(data_dir: str | Path) -> bool:
+    """Stop the Redis of this data folder unless a process uses it; whether it was stopped."""
+    folder = _folder_of(data_dir)
+    if not folder.path.is_dir():
+        return False
+    with folder.starting(), folder.open_use_lock() as lock:
+        return _stop_unless_used(folder, lock)
 
 
 def stop(data_dir: str | Path) -> bool:

@@ -1,0 +1,352 @@
+"""The invariants of `step`, over any history.
+
+A history starts at a round that nobody has checked in to and goes on over round ends, as
+the stores do it.  The events are drawn from a small world, so that they often concern the
+same device and member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_cluster.rounds.events import (
+    Abort,
+    CheckIn,
+    Claim,
+    Event,
+    MemberLost,
+    ModelServed,
+    Publish,
+    Release,
+    Report,
+    TakeLease,
+    Tick,
+    Verdict,
+)
+from fl_cluster.rounds.machine import Round, Step, open_next, step
+from fl_cluster.rounds.phases import (
+    Abandoned,
+    Abandoning,
+    Aggregating,
+    Closed,
+    Collecting,
+    Committed,
+    Ending,
+    Phase,
+    Reason,
+    RoundRef,
+    Waiting,
+)
+from fl_cluster.rounds.plan import Millis, RoundPlan, report_goal
+
+DEVICES = st.sampled_from(["a", "b", "c", "d", "e"])
+MEMBERS = st.sampled_from(["m1", "m2", "m3"])
+PARTIALS = st.sampled_from([f"p{i}" for i in range(12)])
+FIRST = RoundRef("run", 1)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> RoundPlan:
+    cohort_size = draw(st.integers(1, 4))
+    goal = draw(st.integers(1, cohort_size))
+    windows = [draw(st.sampled_from([1, 5, 40, 100, 1000, 1000])) for _ in range(3)]
+    return RoundPlan(cohort_size, goal, *windows)
+
+
+@st.composite
+def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
+    """An event that may make no sense at all."""
+    member, device = draw(MEMBERS), draw(DEVICES)
+    number = draw(st.sampled_from([ref.number, ref.number - 1, ref.number + 1]))
+    devices = tuple(draw(st.lists(DEVICES, max_size=3, unique=True)))
+    return draw(
+        st.sampled_from(
+            [
+                ModelServed(ref),
+                Tick(ref, at),
+                CheckIn(ref, device, 10, 2, at),
+                Claim(ref, member, device, number, at),
+                Claim(ref, member, device, ref.number, at),
+                Release(ref, member, devices),
+                Report(ref, member, devices, draw(PARTIALS), at),
+                TakeLease(ref, member, draw(st.integers(1, 30)), at),
+                Publish(ref, member),
+                Abort(ref, Reason.JOB_DISABLED, at),
+                MemberLost(member, at),
+            ]
+        )
+    )
+
+
+@st.composite
+def sensible_events(draw: st.DrawFn, phase: Phase, at: Millis) -> Event:
+    """An event that tends to carry the round forward."""
+    ref, member = phase.ref, draw(MEMBERS)
+    if isinstance(phase, Ending):
+        if phase.lease is None:
+            return TakeLease(ref, member, 20, at)
+        return Publish(ref, phase.lease.member)
+    if not isinstance(phase, Collecting):
+        return CheckIn(ref, draw(DEVICES), 10, 2, at)
+    if phase.overdue(at) is not None and draw(st.booleans()):
+        return Tick(ref, at)
+    holders = sorted(set(phase.claims.values()))
+    if holders and draw(st.booleans()):
+        holder = draw(st.sampled_from(holders))
+        held = tuple(device for device, owner in phase.claims.items() if owner == holder)
+        return Report(ref, holder, held, draw(PARTIALS), at)
+    waiting = sorted(set(phase.cohort) - set(phase.claims) - set(phase.reports))
+    if waiting and draw(st.booleans()):
+        return Claim(ref, member, draw(st.sampled_from(waiting)), ref.number, at)
+    return CheckIn(ref, draw(DEVICES), 10, 2, at)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One event of a history: the round before, what happened, the instant, what followed."""
+
+    before: Round
+    event: Event
+    at: Millis
+    result: Step
+
+    @property
+    def after(self) -> Round:
+        return self.result.round
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Moment]:
+    plan = draw(plans())
+    now, current = 1000, Round(Waiting(FIRST, plan))
+    moments = []
+    for _ in range(draw(st.integers(0, 50))):
+        now += draw(st.sampled_from([0, 0, 1, 1, 3, 20]))
+        phase = current.phase
+        aim = draw(st.sampled_from([phase.ref] * 9 + [replace(phase.ref, attempt=2)]))
+        if draw(st.integers(0, 3)):
+            event = draw(sensible_events(phase, Millis(now)))
+        else:
+            event = draw(any_events(aim, Millis(now)))
+        result = step(current, event)
+        moments.append(Moment(current, event, Millis(now), result))
+        current = result.round
+        if isinstance(current.phase, Committed | Abandoned) and draw(st.booleans()):
+            current = open_next(current, plan, closes=draw(st.sampled_from([False] * 3 + [True])))
+    return moments
+
+
+def over_any_history(check: Callable[..., None]) -> Callable[..., None]:
+    """The property is checked on many histories, however slow the machine is today."""
+    return settings(deadline=None)(given(histories())(check))
+
+
+def collecting(rounds: Iterable[Round]) -> Iterator[Collecting]:
+    return (each.phase for each in rounds if isinstance(each.phase, Collecting))
+
+
+def counted(phase: Phase) -> dict[str, int]:
+    if isinstance(phase, Collecting | Ending):
+        return {device: one.position for device, one in phase.reports.items()}
+    return {}
+
+
+@over_any_history
+def test_a_refused_event_changes_nothing(history: list[Moment]) -> None:
+    for moment in history:
+        if moment.result.verdict is not Verdict.ACCEPTED:
+            assert moment.after is moment.before
+
+
+@over_any_history
+def test_an_event_for_another_round_is_refused(history: list[Moment]) -> None:
+    for moment in history:
+        names_another = (
+            not isinstance(moment.event, MemberLost) and moment.event.ref != moment.before.phase.ref
+        )
+        assert (moment.result.verdict is Verdict.MOVED_ON) is names_another
+
+
+@over_any_history
+def test_a_dead_member_changes_nothing_any_more(history: list[Moment]) -> None:
+    for moment in history:
+        if getattr(moment.event, "member", None) in moment.before.fenced:
+            assert moment.after is moment.before
+            assert moment.result.verdict is not Verdict.ACCEPTED or isinstance(
+                moment.event, MemberLost
+            )
+        assert moment.before.fenced <= moment.after.fenced
+
+
+@over_any_history
+def test_a_dead_member_holds_neither_claims_nor_the_lease(history: list[Moment]) -> None:
+    for moment in history:
+        phase, fenced = moment.after.phase, moment.after.fenced
+        if isinstance(phase, Collecting):
+            assert not fenced & set(phase.claims.values())
+        if isinstance(phase, Ending) and phase.lease is not None:
+            assert phase.lease.member not in fenced
+
+
+@over_any_history
+def test_an_update_is_counted_once_and_only_for_the_cohort(history: list[Moment]) -> None:
+    for moment in history:
+        before, after = counted(moment.before.phase), counted(moment.after.phase)
+        phase = moment.after.phase
+        if isinstance(phase, Collecting | Ending):
+            assert set(after) <= set(phase.cohort)
+            assert sorted(after.values()) == list(range(1, len(after) + 1))
+            assert before.items() <= after.items()
+        if isinstance(moment.event, Report) and set(after) != set(before):
+            assert set(after) - set(before) == set(moment.event.devices)
+
+
+@over_any_history
+def test_what_is_counted_is_in_a_partial_of_who_counted_it(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Collecting | Ending):
+            assert {one.member for one in phase.reports.values()} <= set(phase.partials)
+
+
+@over_any_history
+def test_the_cohort_keeps_its_size_and_the_updates_their_goal(history: list[Moment]) -> None:
+    for phase in collecting(moment.after for moment in history):
+        assert len(phase.cohort) <= phase.plan.cohort_size
+        assert len(phase.reports) + len(phase.claims) <= phase.plan.report_goal
+        assert len(phase.reports) < phase.plan.report_goal
+        assert set(phase.claims) <= set(phase.cohort)
+        assert not set(phase.claims) & set(phase.reports)
+
+
+@over_any_history
+def test_a_cohort_only_grows(history: list[Moment]) -> None:
+    for moment in history:
+        before, after = moment.before.phase, moment.after.phase
+        if isinstance(before, Collecting | Ending) and isinstance(after, Collecting | Ending):
+            assert before.cohort.items() <= after.cohort.items()
+        if isinstance(before, Ending) and isinstance(after, Ending):
+            assert before.cohort == after.cohort
+
+
+@over_any_history
+def test_only_the_goal_leads_to_a_new_model(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Aggregating):
+            assert len(phase.reports) == phase.plan.report_goal
+        if isinstance(phase, Committed) and phase is not moment.before.phase:
+            assert isinstance(moment.before.phase, Aggregating)
+            assert phase.counted == moment.before.phase.plan.report_goal
+
+
+@over_any_history
+def test_a_round_never_goes_back(history: list[Moment]) -> None:
+    order = ["Waiting", "Selecting", "Reporting", "Aggregating", "Abandoning", "Committed"]
+    rank = {name: i for i, name in enumerate(order)} | {"Abandoned": 5, "Closed": 6}
+    for moment in history:
+        before, after = moment.before.phase, moment.after.phase
+        assert rank[type(before).__name__] <= rank[type(after).__name__]
+        assert before.ref == after.ref
+        if isinstance(before, Committed | Abandoned | Closed):
+            assert after is before
+
+
+@over_any_history
+def test_the_model_once_served_stays_served(history: list[Moment]) -> None:
+    for moment in history:
+        if moment.before.served:
+            assert moment.after.served
+        if moment.after.served is not moment.before.served:
+            assert isinstance(moment.event, ModelServed)
+
+
+@over_any_history
+def test_any_run_of_ticks_ends_a_collecting_round(history: list[Moment]) -> None:
+    for phase in collecting(moment.after for moment in history):
+        last = max(deadline for deadline, _ in phase.deadlines())
+        first = min(deadline for deadline, _ in phase.deadlines())
+        now = Round(phase)
+
+        assert step(now, Tick(phase.ref, Millis(first - 1))).round is now
+        for instant in (first, last):
+            assert isinstance(step(now, Tick(phase.ref, instant)).round.phase, Abandoning)
+
+
+@over_any_history
+def test_a_round_being_finished_is_free_when_its_lease_has_run_out(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Ending):
+            free_at = moment.at if phase.lease is None else phase.lease.until
+            leased = step(moment.after, TakeLease(phase.ref, "m-new", 10, Millis(free_at)))
+            published = step(leased.round, Publish(phase.ref, "m-new"))
+
+            assert leased.verdict is Verdict.ACCEPTED
+            assert published.verdict is Verdict.ACCEPTED
+            assert isinstance(published.round.phase, Committed | Abandoned)
+
+
+@over_any_history
+def test_a_lease_is_never_taken_from_a_member_that_holds_it(history: list[Moment]) -> None:
+    for moment in history:
+        before = moment.before.phase
+        if not isinstance(moment.event, TakeLease) or not isinstance(before, Ending):
+            continue
+        if moment.result.verdict is Verdict.ACCEPTED and before.lease is not None:
+            is_own = before.lease.member == moment.event.member
+            assert is_own or before.lease.until <= moment.event.at
+
+
+@over_any_history
+def test_an_accepted_report_is_confirmed_when_it_is_repeated(history: list[Moment]) -> None:
+    for moment in history:
+        if isinstance(moment.event, Report) and moment.result.verdict is Verdict.ACCEPTED:
+            late = replace(moment.event, at=Millis(moment.at + 10_000))
+            again = step(moment.after, late)
+
+            assert again.verdict is Verdict.ACCEPTED
+            assert again.round is moment.after
+
+
+@over_any_history
+def test_nothing_happens_after_a_deadline_but_the_end(history: list[Moment]) -> None:
+    for moment in history:
+        before = moment.before.phase
+        if not isinstance(before, Collecting) or before.overdue(moment.at) is None:
+            continue
+        if isinstance(moment.event, CheckIn | Claim | Report):
+            assert moment.after is moment.before
+        if counted(moment.after.phase) != counted(before):
+            assert isinstance(moment.after.phase, Abandoning)
+
+
+@over_any_history
+def test_an_event_sees_the_same_round_the_same_way(history: list[Moment]) -> None:
+    for moment in history:
+        assert step(moment.before, moment.event) == moment.result
+
+
+@given(st.integers(1, 100_000), st.floats(0.0, 1.0, width=32, allow_subnormal=False))
+def test_the_goal_lies_within_the_cohort(cohort_size: int, ratio: float) -> None:
+    assert 1 <= report_goal(cohort_size, ratio) <= cohort_size
+
+
+@given(st.integers(1, 10_000), st.lists(st.floats(0.0, 1.0, width=32), min_size=2, max_size=2))
+def test_a_larger_ratio_never_asks_for_less(cohort_size: int, ratios: list[float]) -> None:
+    low, high = sorted(ratios)
+
+    assert report_goal(cohort_size, low) <= report_goal(cohort_size, high)
+
+
+@given(st.text(), st.integers(0, 2**63), st.integers(1, 2**31))
+def test_a_reference_is_read_back_as_it_was_written(
+    instance: str, number: int, attempt: int
+) -> None:
+    ref = RoundRef(instance, number, attempt)
+
+    assert RoundRef.parse(str(ref)) == ref
