@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -30,6 +33,7 @@ from fl_cluster.telemetry.processes import start_time_s, wait_for_end
 
 PATIENCE_S = 30.0
 STOP_S = 10.0
+SUPERVISION_S = 0.1
 LAST_LINES = 12
 LINE_BYTES = 64 * 1024
 
@@ -54,7 +58,8 @@ class Command:
 
     label: str
     arguments: Sequence[str]
-    log: Path
+    log: Path | None
+    """None: our own standard output and error."""
 
 
 @dataclass(slots=True)
@@ -65,13 +70,19 @@ class Started:
     address: str
     pid: int
     process_started_s: float
-    log: Path
+    log: Path | None
     facts: Mapping[str, object]
     _child: subprocess.Popen[bytes] = field(repr=False)
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._child.poll() is None
+
+    @property
+    def exit_code(self) -> int:
+        """What it ended with, 128 and the signal when one ended it; 0 while it runs."""
+        code = self._child.poll() or 0
+        return 128 - code if code < 0 else code
 
 
 @dataclass(slots=True)
@@ -92,10 +103,13 @@ def keep_last_log(log: Path) -> None:
         log.replace(log.with_name(log.name + ".1"))
 
 
-def last_lines(log: Path) -> str:
-    """The end of a log, indented, for a message."""
+def last_lines(log: Path | None) -> str:
+    """`; the end of FILE:` and the end of a log, for a message; empty when there is no log."""
+    if log is None:
+        return ""
     lines = log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
-    return "\n".join(f"    {line}" for line in lines) or "    (empty)"
+    shown = "\n".join(f"    {line}" for line in lines) or "    (empty)"
+    return f"; the end of {log}:\n{shown}"
 
 
 def child_environment() -> dict[str, str]:
@@ -105,17 +119,26 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+@contextmanager
+def _open_log(log: Path | None) -> Iterator[IO[bytes] | None]:
+    if log is None:
+        yield None
+        return
+    keep_last_log(log)
+    with log.open("wb") as opened:
+        yield opened
+
+
 def _spawn(command: Command) -> _Starting:
-    keep_last_log(command.log)
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     try:
-        with command.log.open("wb") as log:
+        with _open_log(command.log) as log:
             child = subprocess.Popen(  # noqa: S603 - our own module, arguments as a list
                 [sys.executable, "-m", "fl_cluster.app.cli", *command.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
                 env={**child_environment(), ready_pipe.VARIABLE: str(writing)},
                 pass_fds=(writing,),
                 start_new_session=True,
@@ -199,8 +222,8 @@ def _listen(each: _Starting, told: set[str], tell: Tell) -> bool:
 def _died(each: _Starting) -> LaunchFailed:
     code = each.child.wait()
     return LaunchFailed(
-        f"{each.command.label} ended with exit code {code} before it served; "
-        f"the end of {each.command.log}:\n{last_lines(each.command.log)}",
+        f"{each.command.label} ended with exit code {code} before it served"
+        f"{last_lines(each.command.log)}",
         code,
     )
 
@@ -208,8 +231,8 @@ def _died(each: _Starting) -> LaunchFailed:
 def _too_late(waiting: Sequence[_Starting], patience_s: float) -> LaunchFailed:
     first = waiting[0]
     return LaunchFailed(
-        f"{first.command.label} does not serve after {patience_s:.0f} s and was stopped; "
-        f"the end of {first.command.log}:\n{last_lines(first.command.log)}",
+        f"{first.command.label} does not serve after {patience_s:g} s and was stopped"
+        f"{last_lines(first.command.log)}",
         ExitCode.STORE_UNREACHABLE,
     )
 
@@ -235,6 +258,27 @@ def stop(started: Iterable[Started]) -> None:
     _end([psutil.Process(each.pid) for each in processes if each.is_running()])
     for each in processes:
         each._child.wait()  # noqa: SLF001 - reaping is this module's part of `Started`
+
+
+def supervise(commands: Sequence[Command], *, patience_s: float, tell: Tell) -> int:
+    """Start all, logging to our own output, and stay until they end; the worst exit code.
+
+    SIGTERM and SIGINT let them drain; when one ends by itself, the others are stopped, so
+    that whoever watches over this process starts all again.
+    """
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: asked.append(received))
+    started = start(
+        [replace(command, log=None) for command in commands], patience_s=patience_s, tell=tell
+    )
+    while not asked and all(each.is_running() for each in started):
+        time.sleep(SUPERVISION_S)
+    for each in started:
+        if not asked and not each.is_running():
+            tell(f"{each.label} ended; stopping the others")
+    stop(started)
+    return max(each.exit_code for each in started)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Ledger:
 
         The future has the outcome once the store has counted it, or refused to.  Wait for it
         behind a shield: the commit goes on when whoever waits for it gives up.
-        A fault, here or in the future, says that the update is not counted and will not be.
+        A fault, here or in the future, says that the ledger has broken off before it was told.
         """
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         async with self._busy:

@@ -161,9 +161,10 @@ def _put_each(put: _Put) -> _Put:
 
 
 def _each(value: object, put: Callable[[object], int]) -> list[int]:
+    items = values.sequence(value)
     done: list[int] = []
     try:
-        for item in values.sequence(value):
+        for item in items:
             done.append(put(item))  # noqa: PERF401 - the fault needs to know how many
     except Unfit as finding:
         finding.path.append(f"[{len(done)}]")

@@ -37,7 +37,7 @@ _ABSENT: Final = 0  # no field lies at position 0: the root offset does
 class Decoder:
     """Decodes the messages of a schema: pairs of class and Fields."""
 
-    def __init__(  # noqa: PLR0913 - each maximum by its name
+    def __init__(
         self,
         schema: tuple[tuple[type[AnyMessage], tuple[Field, ...]], ...],
         *,

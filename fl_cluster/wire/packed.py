@@ -292,9 +292,10 @@ def _read_each(read: _Read) -> _Read:
     """The reader of an array, from the reader of one element."""
 
     def read_all(reader: _Reader) -> tuple[object, ...]:
+        length = reader.length("array", limits.MAX_LIST_ITEMS)
         items: list[object] = []
         try:
-            for _ in range(reader.length("array", limits.MAX_LIST_ITEMS)):
+            for _ in range(length):
                 items.append(read(reader))  # noqa: PERF401 - the fault needs to know how many
         except Unfit as finding:
             finding.path.append(f"[{len(items)}]")

@@ -38,8 +38,12 @@ class Unfit(Exception):
 
 def _mismatch(expected: str, value: object) -> Unfit:
     """Numbers are shown; texts and arrays may be secret or huge, and are not."""
-    shown = f" {value}" if isinstance(value, bool | int | float | np.number) else ""
-    return Unfit(f"expected {expected}, got {type(value).__name__}{shown}")
+    found = type(value).__name__
+    if isinstance(value, np.ndarray):
+        found = f"an array of {value.dtype}"
+    elif isinstance(value, bool | int | float | np.number):
+        found = f"{found} {value}"
+    return Unfit(f"expected {expected}, got {found}")
 
 
 def boolean(value: object) -> bool:
@@ -95,7 +99,7 @@ def binary(value: object) -> bytes:
 def floats(value: object) -> memoryview:
     """The bytes of an array of float32, in C order whatever its shape."""
     if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("<") != _FLOAT32:
-        raise _mismatch("an array of float32", getattr(value, "dtype", value))
+        raise _mismatch("an array of float32", value)
     flat = np.ascontiguousarray(value, _FLOAT32).reshape(-1)
     return memoryview(flat.view(np.uint8).data)
 
@@ -103,7 +107,7 @@ def floats(value: object) -> memoryview:
 def int8s(value: object) -> memoryview:
     """The bytes of an array of int8, in C order whatever its shape."""
     if not isinstance(value, np.ndarray) or value.dtype != np.int8:
-        raise _mismatch("an array of int8", getattr(value, "dtype", value))
+        raise _mismatch("an array of int8", value)
     return memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 

@@ -79,17 +79,17 @@ def reference() -> Any:
     return REFERENCE
 
 
-def are_same(left: object, right: object) -> bool:
+def are_same(left: Any, right: Any) -> bool:
     """Equal in type and value, arrays to the byte; NaN is the same as NaN."""
     if type(left) is not type(right):
         return False
     if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+        return bool(left.dtype == right.dtype) and left.tobytes() == right.tobytes()
     if isinstance(left, tuple):
         return len(left) == len(right) and all(map(are_same, left, right))
     if isinstance(left, float) and math.isnan(left):
         return math.isnan(right)
-    return left == right
+    return bool(left == right)
 
 
 @pytest.fixture(scope="session")

@@ -116,8 +116,9 @@ def test_a_genuine_device_uploads_weights_times_data_size(capture: Capture) -> N
     assert update.feature_map is not None
     tensors = {each.weight_fullname: each.data for each in update.feature_map}
     assert list(tensors) == ["fc.bias", "fc.weight"]
-    expected = np.float32([0.505, -0.24375, 0.1325]) * np.float32(32)
-    np.testing.assert_allclose(expected, tensors["fc.bias"], rtol=1e-6)
+    trained = np.array([0.505, -0.24375, 0.1325], np.float32)
+    assert tensors["fc.bias"] is not None
+    np.testing.assert_allclose(trained * 32, tensors["fc.bias"], rtol=1e-6)
     assert update._replace(feature_map=None) == messages.RequestUpdateModel(
         fl_name="jc.StubClient",
         fl_id="client1",

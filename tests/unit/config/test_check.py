@@ -313,7 +313,7 @@ def test_the_defaults_of_the_new_section_are_these(bench):
     assert cluster.durability == "durable"
     assert cluster.hold_ms == 500
     assert cluster.body_limit_mb == 0
-    assert cluster.bytes_in_flight_mb == 256
+    assert cluster.bytes_in_flight_mb == 0
     assert cluster.lease_ms == 10_000
     assert cluster.advertise_http_address == ""
     assert cluster.advertise_tcp_address == ""

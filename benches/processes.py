@@ -1,0 +1,206 @@
+"""A cluster of real processes for one measurement: Redis, a scheduler, servers.
+
+They are started by the scripts that users start them with, in a folder of their own, and
+everything that was started is stopped again, whatever happens.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import yaml
+from bodies import Device, Floats, retcode
+from load import Load
+
+from fl_cluster.store.model_files import write_model
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What one measurement needs."""
+
+    weights: Mapping[str, Floats]
+    devices: int
+    rounds: int
+    servers: int = 1
+    durability: str = "durable"
+
+
+class Cluster:
+    """Running processes; use it as a context manager."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.addresses = [("127.0.0.1", _free_port()) for _ in range(setup.servers)]
+        self.processes: dict[str, psutil.Process] = {}
+        self.seconds_to_serve: list[float] = []
+        """Per server, from its start until it answered a device."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder = Path(
+                self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-bench-"))
+            )
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def servers(self) -> list[psutil.Process]:
+        """The server processes."""
+        return [process for name, process in self.processes.items() if name.startswith("server")]
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Processor time used so far by the servers together, by Redis, and by the scheduler."""
+        used = {"servers": 0.0, "Redis": 0.0, "scheduler": 0.0}
+        for name, process in self.processes.items():
+            times = process.cpu_times()
+            group = "servers" if name.startswith("server ") else name
+            used[group] += times.user + times.system
+        return used
+
+    def resident_bytes(self) -> int:
+        """What the largest server has in memory now, shared pages divided by their sharers."""
+        return max(int(process.memory_full_info().pss) for process in self.servers())
+
+    def peak_bytes(self) -> int:
+        """The most that any server has had in memory since `forget_peaks`."""
+        return max(_peak(process.pid) for process in self.servers())
+
+    def forget_peaks(self) -> None:
+        """Start to look for the next peak."""
+        for process in self.servers():
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+    def _start(self) -> None:
+        redis = self._folder / "redis.sock"
+        self._spawn(
+            "Redis",
+            ["redis-server", "--port", "0", "--unixsocket", str(redis), "--save", "", "--dir", "."],
+        )
+        _wait_for(redis.exists, "Redis")
+        (self._folder / "job.yaml").write_text(yaml.safe_dump(self._settings(redis)))
+        write_model(self._folder / "initial.npz", self.setup.weights)
+        scheduler = f"--scheduler_manage_address=127.0.0.1:{_free_port()}"
+        config = "--yaml_config=job.yaml"
+        self._spawn("scheduler", [*_script("run_sched.py"), config, scheduler, "--foreground"])
+        for i, (host, port) in enumerate(self.addresses):
+            started = time.perf_counter()
+            self._spawn(
+                f"server {i + 1}",
+                [
+                    *_script("run_server.py"),
+                    config,
+                    f"--http_server_address={host}:{port}",
+                    "--tcp_server_ip=127.0.0.1",
+                    "--checkpoint_dir=checkpoints",
+                    "--local_server_num=1",
+                    "--model=initial.npz",
+                    "--foreground",
+                ],
+            )
+            _wait_for(partial(self._serves, i), f"server {i + 1}")
+            self.seconds_to_serve.append(time.perf_counter() - started)
+
+    def _settings(self, redis: Path) -> dict[str, object]:
+        setup = self.setup
+        return {
+            "fl_name": "bench",
+            "fl_iteration_num": setup.rounds,
+            "server_mode": "FEDERATED_LEARNING",
+            "enable_ssl": False,
+            "distributed_cache": {"type": "redis", "address": f"unix:{redis}"},
+            "round": {
+                "start_fl_job_threshold": setup.devices,
+                "start_fl_job_time_window": HOUR_MS,
+                "update_model_ratio": 1.0,
+                "update_model_time_window": HOUR_MS,
+                "global_iteration_time_window": HOUR_MS,
+            },
+            "summary": {"metrics_file": "metrics.json", "failure_event_file": "event.txt"},
+            "cluster": {"durability": setup.durability},
+        }
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        log = self._stack.enter_context((self._folder / f"{name}.log").open("wb"))
+        popen = subprocess.Popen(
+            command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        self.processes[name] = psutil.Process(popen.pid)
+        self._stack.callback(_stop, popen)
+
+    def _serves(self, index: int) -> bool:
+        """Whether a server answers a device; its log is shown when it has given up instead."""
+        process = self.processes[f"server {index + 1}"]
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            log = (self._folder / f"server {index + 1}.log").read_text()
+            raise SystemExit(f"server {index + 1} ended while starting:\n{log}")
+        try:
+            load = Load([self.addresses[index]], 1, retcode)
+        except OSError:
+            return False
+        try:
+            return load.run([Device({}).get_model.request(0)]).answers[0].code in (200, 201)
+        finally:
+            load.close()
+
+
+def _script(name: str) -> list[str]:
+    return [sys.executable, str(SCRIPTS / name)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _peak(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this system does not tell the peak memory of a process")
+
+
+def _wait_for(is_so: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not is_so():
+        if time.monotonic() > end:
+            raise SystemExit(f"{what} did not answer within {START_SECONDS:.0f} s")
+        time.sleep(0.005)
+
+
+def _stop(popen: subprocess.Popen[bytes]) -> None:
+    popen.terminate()
+    try:
+        popen.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        popen.kill()
+        popen.wait()

@@ -1,0 +1,7 @@
+"""`python -m fl_cluster` is `fl-cluster`."""
+
+import sys
+
+from fl_cluster.app.cli import main
+
+sys.exit(main())

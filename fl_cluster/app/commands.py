@@ -1,0 +1,257 @@
+"""What each command does with its arguments; the imports a command needs are its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fl_cluster.app import launch
+from fl_cluster.app.launch import Command, LaunchOptions, ServerLaunch
+from fl_cluster.app.process import guarded, report, run
+from fl_cluster.app.ready_pipe import ReadyPipe
+from fl_cluster.config.load import load
+from fl_cluster.config.overrides import PASSWORD_VARIABLE
+from fl_cluster.config.schema import JobSettings
+from fl_cluster.errors import FlClusterError, StartupError
+from fl_cluster.telemetry import logs
+
+Options = argparse.Namespace
+
+
+def tell(line: str) -> None:
+    """Show one line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def find_path(text: str, beside: Path | None) -> str:
+    """A path that is there from the current folder, else from the script's, else as given."""
+    if beside is None or Path(text).is_absolute() or Path(text).exists():
+        return text
+    return str(beside / text) if (beside / text).exists() else text
+
+
+def _launch_options(options: Options, beside: Path | None) -> LaunchOptions:
+    return LaunchOptions(
+        yaml_config=find_path(options.yaml_config, beside),
+        log_dir=options.log_dir,
+        patience_s=options.wait,
+        overrides=dict(options.set),
+    )
+
+
+def sched(options: Options, beside: Path | None = None) -> int:
+    """Start a scheduler, in the background or here."""
+    launch_options = _launch_options(options, beside)
+    if options.foreground:
+        return _be_scheduler(launch_options, options.scheduler_manage_address)
+    return guarded(lambda: _start_scheduler(launch_options, options.scheduler_manage_address))
+
+
+def _start_scheduler(options: LaunchOptions, manage_address: str) -> int:
+    started = launch.start_scheduler(options, manage_address, tell=tell)
+    tell(f"ask it with: curl http://{started.address}/state; its log is {started.log}")
+    return 0
+
+
+def server(options: Options, beside: Path | None = None) -> int:
+    """Start servers, in the background or here."""
+    launch_options = _launch_options(options, beside)
+    return guarded(lambda: _server(options, launch_options, beside))
+
+
+def _server(options: Options, launch_options: LaunchOptions, beside: Path | None) -> int:
+    servers = ServerLaunch(
+        http_address=options.http_server_address,
+        count=options.local_server_num,
+        tcp_ip=_tcp_ip(options.tcp_server_ip),
+        checkpoint_dir=find_path(options.checkpoint_dir, beside),
+        model=options.model,
+    )
+    if options.foreground and servers.count == 1:
+        return _be_server(launch_options, servers)
+    commands = launch.server_commands(launch_options, servers, tell)
+    if options.foreground:
+        return launch.supervise(commands, patience_s=launch_options.patience_s, tell=tell)
+    launch.start(commands, patience_s=launch_options.patience_s, tell=tell)
+    _say_where_logs_are(commands)
+    return 0
+
+
+def _say_where_logs_are(commands: list[Command]) -> None:
+    for command in commands:
+        tell(f"log of {command.label}: {command.log}")
+
+
+def _tcp_ip(text: str) -> str:
+    from fl_cluster.app import network
+
+    if text != network.AUTOMATIC:
+        return text
+    ip, interface = network.first_usable_ip()
+    tell(f"--tcp_server_ip=auto: using {ip} of {interface}")
+    return ip
+
+
+def _prepare(pipe: ReadyPipe, read: Callable[[], JobSettings], role: str) -> JobSettings | int:
+    """The settings, with logging as they want it; an exit code when they cannot be used."""
+    try:
+        settings = read()
+        level = logs.level_in_force(settings.cluster.log_level, os.environ)
+        logs.configure(level, settings.cluster.log_format)
+    except FlClusterError as fault:
+        sys.stderr.write(f"{role}: {fault}\n")
+        pipe.error(str(fault), fault.exit_code)
+        return fault.exit_code
+    return settings
+
+
+def _be_scheduler(options: LaunchOptions, manage_address: str) -> int:
+    pipe = ReadyPipe.inherited(os.environ)
+    settings = _prepare(
+        pipe,
+        lambda: load(options.yaml_config, "scheduler", overrides=options.overrides),
+        "scheduler",
+    )
+    if isinstance(settings, int):
+        return settings
+    try:
+        from fl_cluster.app.scheduler import SchedulerOptions, serve
+    except ImportError as exc:
+        return report(StartupError(str(exc)), pipe)
+    scheduler = SchedulerOptions(manage_address)
+    return run(lambda stop, ready: serve(settings, scheduler, stop=stop, ready=ready), pipe=pipe)
+
+
+def _be_server(options: LaunchOptions, servers: ServerLaunch) -> int:
+    from fl_cluster.config.schema import Settings
+
+    pipe = ReadyPipe.inherited(os.environ)
+    settings = _prepare(
+        pipe,
+        lambda: load(options.yaml_config, "server", overrides=options.overrides),
+        "server",
+    )
+    if isinstance(settings, int):
+        return settings
+    assert isinstance(settings, Settings)
+    try:
+        from fl_cluster.app.server import ServerOptions, serve
+    except ImportError as exc:
+        return report(StartupError(str(exc)), pipe)
+    server_options = ServerOptions(
+        http_address=servers.http_address,
+        tcp_ip=servers.tcp_ip,
+        checkpoint_dir=Path(servers.checkpoint_dir),
+        model_file=Path(servers.model) if servers.model else None,
+    )
+    return run(
+        lambda stop, ready: serve(settings, server_options, stop=stop, ready=ready), pipe=pipe
+    )
+
+
+def finish(options: Options, beside: Path | None = None) -> int:
+    """End a cluster."""
+    return guarded(lambda: _finish(options, beside))
+
+
+def _finish(options: Options, beside: Path | None) -> int:
+    from fl_cluster.app.finish import FinishOptions, finish, redis_at
+
+    if options.yaml_config:
+        settings = load(find_path(options.yaml_config, beside), "scheduler")
+        address, data_dir = settings.cache.address, settings.cluster.data_dir
+        job = options.fl_name or settings.name
+    else:
+        password = os.environ.get(PASSWORD_VARIABLE, "")
+        address = redis_at(options.redis_address, options.redis_port, password)
+        data_dir, job = "", options.fl_name
+    return finish(FinishOptions(address, data_dir, job, options.stop_redis), tell)
+
+
+def state(options: Options) -> int:
+    """Show what a scheduler knows."""
+
+    def show() -> int:
+        from fl_cluster.app.state_command import state
+
+        text, code = state(options.manage, options.format)
+        tell(text)
+        return code
+
+    return guarded(show)
+
+
+def device(options: Options) -> int:
+    """Be a device that trains with a function of the user's."""
+    return guarded(lambda: _device(options))
+
+
+def _device(options: Options) -> int:
+    from fl_cluster.sdk import run as run_device
+    from fl_cluster.store.model_files import write_model
+
+    train = find_function(options.function)
+    chosen: dict[str, Any] = {"patience_s": options.patience, "url_prefix": options.url_prefix}
+    if options.device_id:
+        chosen["device_id"] = options.device_id
+    result = run_device(train, servers=options.server, data_size=options.data_size, **chosen)
+    tell(
+        f"{result.device_id}: counted in {len(result.rounds)} rounds; "
+        f"the newest model is that of round {result.final_round}"
+    )
+    if options.out is not None:
+        write_model(options.out, result.weights)
+        tell(f"written: {options.out}")
+    return 0
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names, looked for from the current folder too."""
+    module_name, _, function_name = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, ValueError, AttributeError) as exc:
+        raise StartupError(f"{name}: expected MODULE:FUNCTION ({exc})") from exc
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise StartupError(f"{name}: expected a function, found {type(found).__name__}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def demo(options: Options) -> int:
+    """Run the example that trains on real data; it needs the source checkout."""
+    script = Path(__file__).parents[2] / "examples" / "digits" / "run.py"
+    if script.exists():
+        os.execv(sys.executable, [sys.executable, str(script), *options.rest])  # noqa: S606
+    sys.stderr.write("the demo is part of the source checkout: clone it, then `make run`\n")
+    return 2
+
+
+def model(options: Options) -> int:
+    """Show, and convert, a model file; `model show FILE` is the same as `model FILE`."""
+    from fl_cluster.app.model_command import main
+
+    rest = options.rest
+    if rest[:1] == ["show"] and not Path("show").exists():
+        rest = rest[1:]
+    return main(rest)
+
+
+COMMANDS: dict[str, Callable[[Options], int]] = {
+    "sched": sched,
+    "server": server,
+    "device": device,
+    "demo": demo,
+    "state": state,
+    "finish": finish,
+    "model": model,
+}

@@ -1,0 +1,175 @@
+"""The job's records: created once, found by everyone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.crc import key_slot
+
+from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.store.ports import JobRecord, ModelRecord
+from fl_cluster.store.redis.connection import Connection
+from fl_cluster.store.redis.jobs import RedisJobStore
+from fl_cluster.store.redis.keys import JOBS, JobKeys
+
+if TYPE_CHECKING:
+    from conftest import Stores
+
+
+async def test_a_store_without_a_job_says_so(stores: Stores) -> None:
+    assert await stores.jobs.job() is None
+    assert await stores.jobs.models() == {}
+
+
+async def test_a_created_job_is_found(stores: Stores) -> None:
+    assert await stores.jobs.open(stores.job, stores.first, stores.plan, stores.model)
+
+    assert await stores.jobs.job() == stores.job
+    assert await stores.jobs.models() == {0: stores.model}
+
+
+async def test_only_the_first_creates_a_job(stores: Stores) -> None:
+    rounds = await stores.open()
+    other = replace(stores.job, instance="run-2", rounds_total=3)
+    plan = replace(stores.plan, cohort_size=7)
+    before = await rounds.load()
+
+    created = await stores.jobs.open(
+        other, RoundRef("run-2", 5), plan, replace(stores.model, number=4)
+    )
+
+    assert not created
+    assert await stores.jobs.job() == stores.job
+    assert await stores.jobs.models() == {0: stores.model}
+    assert await rounds.load() == before
+
+
+async def test_a_job_may_start_from_a_later_model(stores: Stores) -> None:
+    model = ModelRecord(41, "model-41", 1 << 40, "ef" * 32, tuple(range(-50, 900)), ())
+
+    assert await stores.jobs.open(stores.job, RoundRef("run-1", 42, 3), stores.plan, model)
+
+    assert await stores.jobs.models() == {41: model}
+
+
+@pytest.mark.parametrize("text", ["", '{"a": "b c", "d": [1.5, null]}', "é\n\t{}", "x" * 100_000])
+async def test_texts_come_back_as_they_went(stores: Stores, text: str) -> None:
+    job = JobRecord("{run} é\n", "running", 2**31, text, text)
+
+    assert await stores.jobs.open(job, stores.first, stores.plan, stores.model)
+
+    assert await stores.jobs.job() == job
+
+
+@pytest.mark.redis
+async def test_of_many_members_one_creates_the_job(
+    connection: Connection,
+    connect: Callable[..., Connection],
+    redis_server: object,
+    make_redis_stores: Callable[..., Stores],
+) -> None:
+    crowd = [make_redis_stores(connect(redis_server, pool_size=1)) for _ in range(12)]
+
+    created = await asyncio.gather(
+        *(
+            one.jobs.open(
+                replace(one.job, instance=f"run-{i}"),
+                RoundRef(f"run-{i}", 1),
+                one.plan,
+                replace(one.model, blob=f"model-of-{i}"),
+            )
+            for i, one in enumerate(crowd)
+        )
+    )
+
+    assert sum(created) == 1
+    winner = created.index(True)
+    snapshot = await crowd[0]._rounds().snapshot()
+    assert snapshot is not None
+    assert snapshot.ref == RoundRef(f"run-{winner}", 1)
+    for one in crowd:
+        job, models = await one.jobs.job(), await one.jobs.models()
+        assert job is not None
+        assert job.instance == f"run-{winner}"
+        assert models[0].blob == f"model-of-{winner}"
+
+
+@pytest.mark.redis
+async def test_jobs_of_one_redis_do_not_see_each_other(
+    connection: Connection, make_redis_stores: Callable[..., Stores]
+) -> None:
+    names = ["job", "job:round", "job 2", "jób"]
+    for name in names:
+        one = make_redis_stores(connection, name)
+        assert await one.jobs.open(
+            replace(one.job, instance=name), RoundRef(name, 1), one.plan, one.model
+        )
+
+    for name in names:
+        job = await make_redis_stores(connection, name).jobs.job()
+        assert job is not None
+        assert job.instance == name
+    known = await connection.command("SMEMBERS", JOBS)
+    assert {raw.decode() for raw in known} == set(names)
+
+
+def test_all_keys_of_a_job_are_in_one_slot() -> None:
+    keys = JobKeys("job:with:colons")
+    names = [
+        getattr(keys, name) for name, kind in vars(JobKeys).items() if isinstance(kind, property)
+    ]
+    of_a_round = [keys.cohort, keys.claims, keys.reports, keys.partials, keys.visits]
+    names += [key(str(RoundRef("run {x}", 7))) for key in of_a_round]
+
+    assert len(names) == len(set(names)) == 12
+    assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+@pytest.mark.redis
+async def test_the_state_is_told_by_itself(connection: Connection, redis_job: Stores) -> None:
+    jobs = redis_job.jobs
+    assert isinstance(jobs, RedisJobStore)
+    assert await jobs.cluster_state() is None
+    await redis_job.open()
+
+    assert await jobs.cluster_state() == "running"
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("HDEL", JobKeys("job").instance, "layout"),
+        ("HSET", JobKeys("job").instance, "rounds_total", "many"),
+    ],
+    ids=lambda command: command[2],
+)
+async def test_a_damaged_job_is_corruption(
+    connection: Connection, redis_job: Stores, damage: tuple[str, ...]
+) -> None:
+    await redis_job.open()
+    await connection.command(*damage)
+
+    with pytest.raises(StoreCorrupt, match="job's record"):
+        await redis_job.jobs.job()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("0", "{}"), ("0", "no json"), ("0", "[]"), ("zero", "{}"), ("0", "\udcff")],
+)
+async def test_a_damaged_model_is_corruption(
+    connection: Connection, redis_job: Stores, number: str, text: str
+) -> None:
+    await redis_job.open()
+    raw = text.encode("utf-8", "surrogateescape")
+    await connection.command("HSET", JobKeys("job").models, number, raw)
+
+    with pytest.raises(StoreCorrupt, match="model"):
+        await redis_job.jobs.models()

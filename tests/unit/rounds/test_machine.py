@@ -1,0 +1,738 @@
+"""Every phase meets every event.
+
+`CASES` holds at least one case for each cell of phases and events.  The grid is made from
+the types, so a phase or an event that is added without a case is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import pytest
+
+from fl_cluster.rounds.events import (
+    Abort,
+    CheckIn,
+    Claim,
+    Event,
+    MemberLost,
+    ModelServed,
+    Publish,
+    Release,
+    Report,
+    TakeLease,
+    Tick,
+    Verdict,
+)
+from fl_cluster.rounds.machine import Round, open_next, step
+from fl_cluster.rounds.phases import (
+    Abandoned,
+    Abandoning,
+    Admission,
+    Aggregating,
+    Closed,
+    Collecting,
+    Committed,
+    Counted,
+    Ending,
+    Lease,
+    Phase,
+    Reason,
+    Reporting,
+    RoundRef,
+    Selecting,
+    Waiting,
+)
+from fl_cluster.rounds.plan import Millis, RoundPlan
+
+REF = RoundRef("run-1", 7)
+OTHER_REFS = (RoundRef("run-1", 6), RoundRef("run-1", 8), RoundRef("run-1", 7, 2))
+PLAN = RoundPlan(
+    cohort_size=3, report_goal=2, select_window_ms=100, report_window_ms=50, round_window_ms=200
+)
+OPENED = 1000
+SELECT_DEADLINE, ROUND_DEADLINE = 1100, 1200
+FIRST_REPORT, REPORT_DEADLINE = 1020, 1070
+
+
+def at(instant: int) -> Millis:
+    return Millis(instant)
+
+
+def admitted(*devices: str) -> dict[str, Admission]:
+    return {device: Admission(32, 8, at(OPENED)) for device in devices}
+
+
+COUNTED_A = {"a": Counted("m1", 1, at(FIRST_REPORT))}
+COUNTED_AB = COUNTED_A | {"b": Counted("m2", 2, at(1030))}
+PARTIALS = {"m1": "p1", "m2": "p2"}
+
+WAITING = Waiting(REF, PLAN)
+SELECTING = Selecting(REF, PLAN, at(OPENED), admitted("a", "b"), {"a": "m1"}, {}, {}, None)
+REPORTING = Reporting(
+    REF,
+    PLAN,
+    at(OPENED),
+    admitted("a", "b", "c"),
+    {"b": "m2"},
+    COUNTED_A,
+    {"m1": "p1"},
+    at(FIRST_REPORT),
+)
+AGGREGATING = Aggregating(
+    REF,
+    PLAN,
+    at(OPENED),
+    admitted("a", "b", "c"),
+    COUNTED_AB,
+    PARTIALS,
+    at(1030),
+    Lease("m1", at(1500)),
+)
+ABANDONING = Abandoning(
+    REF,
+    PLAN,
+    at(OPENED),
+    admitted("a", "b"),
+    COUNTED_A,
+    {"m1": "p1"},
+    at(1100),
+    Lease("m1", at(1500)),
+    Reason.SELECT_WINDOW,
+)
+COMMITTED = Committed(REF, 2)
+ABANDONED = Abandoned(REF, Reason.SELECT_WINDOW)
+CLOSED = Closed(REF)
+
+SAMPLES: tuple[Phase, ...] = (
+    WAITING,
+    SELECTING,
+    REPORTING,
+    AGGREGATING,
+    ABANDONING,
+    COMMITTED,
+    ABANDONED,
+    CLOSED,
+)
+NOT_COLLECTING: tuple[Phase, ...] = (AGGREGATING, ABANDONING, COMMITTED, ABANDONED, CLOSED)
+OVER: tuple[Phase, ...] = (COMMITTED, ABANDONED, CLOSED)
+
+
+def check_in(device: str = "c", instant: int = 1050) -> CheckIn:
+    return CheckIn(REF, device, 64, 16, at(instant))
+
+
+def claim(device: str = "b", member: str = "m1", number: int = 7, instant: int = 1050) -> Claim:
+    return Claim(REF, member, device, number, at(instant))
+
+
+def report(
+    *devices: str, member: str = "m2", partial: str = "p-new", instant: int = 1050
+) -> Report:
+    return Report(REF, member, devices, partial, at(instant))
+
+
+def lease(member: str = "m2", instant: int = 1050) -> TakeLease:
+    return TakeLease(REF, member, 300, at(instant))
+
+
+UNCHANGED = "the very same round comes back"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A phase, what happens to it, the verdict, and the phase after (its type or all of it)."""
+
+    what: str
+    before: Phase
+    event: Event
+    verdict: Verdict
+    after: object = UNCHANGED
+
+    def __str__(self) -> str:
+        return f"{type(self.before).__name__}-{type(self.event).__name__}-{self.what}"
+
+
+def check_in_cases() -> list[Case]:
+    joined = admitted("a", "b") | {"c": Admission(64, 16, at(1050))}
+    full = Reporting(REF, PLAN, at(OPENED), joined, {"a": "m1"}, {}, {}, None)
+    alone = replace(PLAN, cohort_size=1, report_goal=1)
+    only = {"c": Admission(64, 16, at(1050))}
+    return [
+        Case(
+            "the first one opens the cohort",
+            WAITING,
+            check_in(),
+            Verdict.ACCEPTED,
+            Selecting(REF, PLAN, at(1050), only, {}, {}, {}, None),
+        ),
+        Case(
+            "a cohort of one is full at once",
+            Waiting(REF, alone),
+            check_in(),
+            Verdict.ACCEPTED,
+            Reporting(REF, alone, at(1050), only, {}, {}, {}, None),
+        ),
+        Case("the last place is taken", SELECTING, check_in("c"), Verdict.ACCEPTED, full),
+        Case("a second time", SELECTING, check_in("a"), Verdict.ALREADY_CHECKED_IN),
+        Case(
+            "just in time",
+            SELECTING,
+            check_in("c", SELECT_DEADLINE - 1),
+            Verdict.ACCEPTED,
+            Reporting,
+        ),
+        Case("exactly at the deadline", SELECTING, check_in("c", SELECT_DEADLINE), Verdict.LATE),
+        Case("a full cohort", REPORTING, check_in("d"), Verdict.COHORT_FULL),
+        Case("a member of a full cohort", REPORTING, check_in("a"), Verdict.COHORT_FULL),
+        Case("a full cohort, late", REPORTING, check_in("d", REPORT_DEADLINE), Verdict.LATE),
+        *(Case("too late", phase, check_in(), Verdict.COHORT_FULL) for phase in NOT_COLLECTING),
+    ]
+
+
+def claim_cases() -> list[Case]:
+    place_left = replace(REPORTING, claims={})
+    return [
+        Case("nobody is in", WAITING, claim(), Verdict.NOT_IN_COHORT),
+        Case(
+            "while the cohort fills",
+            SELECTING,
+            claim("b", "m2"),
+            Verdict.ACCEPTED,
+            replace(SELECTING, claims={"a": "m1", "b": "m2"}),
+        ),
+        Case("a stranger", SELECTING, claim("x"), Verdict.NOT_IN_COHORT),
+        Case(
+            "a stranger with an old number", SELECTING, claim("x", number=3), Verdict.NOT_IN_COHORT
+        ),
+        Case("an old number", SELECTING, claim("b", number=6), Verdict.STALE_ROUND),
+        Case("a number to come", SELECTING, claim("b", number=8), Verdict.STALE_ROUND),
+        Case("being committed elsewhere", SELECTING, claim("a", "m2"), Verdict.PENDING),
+        Case("being committed here", SELECTING, claim("a", "m1"), Verdict.PENDING),
+        Case("exactly at the deadline", SELECTING, claim(instant=SELECT_DEADLINE), Verdict.LATE),
+        Case("a stranger, late", SELECTING, claim("x", instant=SELECT_DEADLINE), Verdict.LATE),
+        Case(
+            "a place is left",
+            place_left,
+            claim("b", "m2"),
+            Verdict.ACCEPTED,
+            replace(place_left, claims={"b": "m2"}),
+        ),
+        Case("counted already", REPORTING, claim("a"), Verdict.DUPLICATE),
+        Case(
+            "counted already, with an old number",
+            REPORTING,
+            claim("a", number=6),
+            Verdict.STALE_ROUND,
+        ),
+        Case("the last place is being committed", REPORTING, claim("c"), Verdict.PENDING),
+        Case(
+            "exactly at the deadline", REPORTING, claim("c", instant=REPORT_DEADLINE), Verdict.LATE
+        ),
+        Case(
+            "just in time",
+            place_left,
+            claim("c", instant=REPORT_DEADLINE - 1),
+            Verdict.ACCEPTED,
+            Reporting,
+        ),
+        *(Case("too late", phase, claim(), Verdict.ENOUGH) for phase in NOT_COLLECTING),
+        *(
+            Case("a stranger, too late", phase, claim("x"), Verdict.ENOUGH)
+            for phase in NOT_COLLECTING
+        ),
+    ]
+
+
+def release_cases() -> list[Case]:
+    mine, theirs = Release(REF, "m1", ("a", "b")), Release(REF, "m2", ("a",))
+    return [
+        Case("nothing to give up", WAITING, mine, Verdict.ENOUGH),
+        Case("its own claim", SELECTING, mine, Verdict.ACCEPTED, replace(SELECTING, claims={})),
+        Case("a claim of another", SELECTING, theirs, Verdict.ACCEPTED),
+        Case("nothing", SELECTING, Release(REF, "m1", ()), Verdict.ACCEPTED),
+        Case(
+            "its own claim",
+            REPORTING,
+            Release(REF, "m2", ("b", "x")),
+            Verdict.ACCEPTED,
+            replace(REPORTING, claims={}),
+        ),
+        Case("a counted update stays", REPORTING, Release(REF, "m1", ("a",)), Verdict.ACCEPTED),
+        *(Case("too late", phase, mine, Verdict.ENOUGH) for phase in NOT_COLLECTING),
+    ]
+
+
+def report_cases() -> list[Case]:
+    first = replace(
+        SELECTING,
+        claims={},
+        reports={"a": Counted("m1", 1, at(1050))},
+        partials={"m1": "p-new"},
+        first_report_at=at(1050),
+    )
+    both = COUNTED_A | {"b": Counted("m2", 2, at(1050))}
+    goal = Aggregating(
+        REF,
+        PLAN,
+        at(OPENED),
+        REPORTING.cohort,
+        both,
+        {"m1": "p1", "m2": "p-new"},
+        at(1050),
+        None,
+    )
+    held = replace(SELECTING, claims={"a": "m1", "b": "m1"})
+    return [
+        Case("before anybody is in", WAITING, report("a"), Verdict.ENOUGH),
+        Case("the first one", SELECTING, report("a", member="m1"), Verdict.ACCEPTED, first),
+        Case("without a claim", SELECTING, report("b", member="m1"), Verdict.UNCLAIMED),
+        Case("with the claim of another", SELECTING, report("a", member="m2"), Verdict.UNCLAIMED),
+        Case("partly without a claim", SELECTING, report("a", "b", member="m1"), Verdict.UNCLAIMED),
+        Case(
+            "exactly at the deadline",
+            SELECTING,
+            report("a", member="m1", instant=SELECT_DEADLINE),
+            Verdict.LATE,
+        ),
+        Case(
+            "the goal is met while the cohort has room",
+            held,
+            report("b", "a", member="m1"),
+            Verdict.ACCEPTED,
+            Aggregating(
+                REF,
+                PLAN,
+                at(OPENED),
+                held.cohort,
+                {"b": Counted("m1", 1, at(1050)), "a": Counted("m1", 2, at(1050))},
+                {"m1": "p-new"},
+                at(1050),
+                None,
+            ),
+        ),
+        Case("the goal is met", REPORTING, report("b"), Verdict.ACCEPTED, goal),
+        Case(
+            "a repeat",
+            REPORTING,
+            report("a", member="m1", partial="p1", instant=REPORT_DEADLINE),
+            Verdict.ACCEPTED,
+        ),
+        Case("counted already", REPORTING, report("a", member="m1"), Verdict.UNCLAIMED),
+        Case(
+            "exactly at the deadline", REPORTING, report("b", instant=REPORT_DEADLINE), Verdict.LATE
+        ),
+        Case(
+            "just in time",
+            REPORTING,
+            report("b", instant=REPORT_DEADLINE - 1),
+            Verdict.ACCEPTED,
+            Aggregating,
+        ),
+        *(
+            Case("a repeat", phase, report("a", member="m1", partial="p1"), Verdict.ACCEPTED)
+            for phase in (AGGREGATING, ABANDONING)
+        ),
+        *(Case("too late", phase, report("a"), Verdict.ENOUGH) for phase in NOT_COLLECTING),
+    ]
+
+
+def member_lost_cases() -> list[Case]:
+    gone = MemberLost("m1", at(1050))
+    return [
+        Case("only fenced", WAITING, gone, Verdict.ACCEPTED, WAITING),
+        Case("its claim is free", SELECTING, gone, Verdict.ACCEPTED, replace(SELECTING, claims={})),
+        Case(
+            "its claim is free, what was counted stays",
+            REPORTING,
+            MemberLost("m2", at(1050)),
+            Verdict.ACCEPTED,
+            replace(REPORTING, claims={}),
+        ),
+        Case("the claims of others stay", REPORTING, gone, Verdict.ACCEPTED, REPORTING),
+        Case(
+            "its lease is free",
+            AGGREGATING,
+            gone,
+            Verdict.ACCEPTED,
+            replace(AGGREGATING, lease=None),
+        ),
+        Case(
+            "the lease of another stays",
+            AGGREGATING,
+            MemberLost("m2", at(1050)),
+            Verdict.ACCEPTED,
+            AGGREGATING,
+        ),
+        Case(
+            "its lease is free", ABANDONING, gone, Verdict.ACCEPTED, replace(ABANDONING, lease=None)
+        ),
+        *(Case("only fenced", phase, gone, Verdict.ACCEPTED, phase) for phase in OVER),
+    ]
+
+
+def tick_cases() -> list[Case]:
+    def abandoning(phase: Collecting, reason: Reason, instant: int) -> Abandoning:
+        return Abandoning(
+            REF,
+            PLAN,
+            phase.opened_at,
+            phase.cohort,
+            phase.reports,
+            phase.partials,
+            at(instant),
+            None,
+            reason,
+        )
+
+    untouched = replace(REPORTING, first_report_at=None)
+    return [
+        Case("waiting costs nothing", WAITING, Tick(REF, at(10**12)), Verdict.ACCEPTED),
+        Case("in time", SELECTING, Tick(REF, at(SELECT_DEADLINE - 1)), Verdict.ACCEPTED),
+        Case(
+            "at the deadline",
+            SELECTING,
+            Tick(REF, at(SELECT_DEADLINE)),
+            Verdict.ACCEPTED,
+            abandoning(SELECTING, Reason.SELECT_WINDOW, SELECT_DEADLINE),
+        ),
+        Case("in time", REPORTING, Tick(REF, at(REPORT_DEADLINE - 1)), Verdict.ACCEPTED),
+        Case(
+            "at the deadline",
+            REPORTING,
+            Tick(REF, at(REPORT_DEADLINE)),
+            Verdict.ACCEPTED,
+            abandoning(REPORTING, Reason.REPORT_WINDOW, REPORT_DEADLINE),
+        ),
+        Case("in time", untouched, Tick(REF, at(ROUND_DEADLINE - 1)), Verdict.ACCEPTED),
+        Case(
+            "at the last deadline",
+            untouched,
+            Tick(REF, at(ROUND_DEADLINE)),
+            Verdict.ACCEPTED,
+            abandoning(untouched, Reason.ROUND_WINDOW, ROUND_DEADLINE),
+        ),
+        *(
+            Case("no deadline", phase, Tick(REF, at(10**12)), Verdict.ACCEPTED)
+            for phase in NOT_COLLECTING
+        ),
+    ]
+
+
+def abort_cases() -> list[Case]:
+    event = Abort(REF, Reason.JOB_DISABLED, at(1060))
+    reason = Reason.JOB_DISABLED
+    running = [
+        Case(
+            "what was counted is kept for the record",
+            phase,
+            event,
+            Verdict.ACCEPTED,
+            Abandoning(
+                REF,
+                PLAN,
+                at(OPENED),
+                phase.cohort,
+                phase.reports,
+                phase.partials,
+                at(1060),
+                None,
+                reason,
+            ),
+        )
+        for phase in (SELECTING, REPORTING, AGGREGATING)
+    ]
+    return [
+        Case(
+            "before anybody is in",
+            WAITING,
+            event,
+            Verdict.ACCEPTED,
+            Abandoning(REF, PLAN, None, {}, {}, {}, at(1060), None, reason),
+        ),
+        *running,
+        *(
+            Case("over already", phase, event, Verdict.NOTHING_TO_FINISH)
+            for phase in (ABANDONING, *OVER)
+        ),
+    ]
+
+
+def take_lease_cases() -> list[Case]:
+    cases = [
+        Case("still running", phase, lease(), Verdict.NOTHING_TO_FINISH)
+        for phase in (WAITING, SELECTING, REPORTING, *OVER)
+    ]
+    for phase in (AGGREGATING, ABANDONING):
+        free = replace(phase, lease=None)
+        taken = replace(phase, lease=Lease("m2", at(1350)))
+        cases += [
+            Case("free", free, lease(), Verdict.ACCEPTED, taken),
+            Case("held by another", phase, lease(instant=1499), Verdict.LEASED),
+            Case(
+                "of another, run out",
+                phase,
+                lease(instant=1500),
+                Verdict.ACCEPTED,
+                replace(phase, lease=Lease("m2", at(1800))),
+            ),
+            Case(
+                "its own, renewed",
+                phase,
+                lease("m1"),
+                Verdict.ACCEPTED,
+                replace(phase, lease=Lease("m1", at(1350))),
+            ),
+        ]
+    return cases
+
+
+def publish_cases() -> list[Case]:
+    holder, other = Publish(REF, "m1"), Publish(REF, "m2")
+    cases = [
+        Case("nothing to finish", phase, holder, Verdict.NOTHING_TO_FINISH)
+        for phase in (WAITING, SELECTING, REPORTING, *OVER)
+    ]
+    for phase, after in ((AGGREGATING, COMMITTED), (ABANDONING, ABANDONED)):
+        cases += [
+            Case("by the holder of the lease", phase, holder, Verdict.ACCEPTED, after),
+            Case("by another", phase, other, Verdict.LEASE_LOST),
+            Case("without a lease", replace(phase, lease=None), holder, Verdict.LEASE_LOST),
+        ]
+    return cases
+
+
+def model_served_cases() -> list[Case]:
+    return [Case("known already", phase, ModelServed(REF), Verdict.ACCEPTED) for phase in SAMPLES]
+
+
+CASES: list[Case] = [
+    *check_in_cases(),
+    *claim_cases(),
+    *release_cases(),
+    *report_cases(),
+    *member_lost_cases(),
+    *tick_cases(),
+    *abort_cases(),
+    *take_lease_cases(),
+    *publish_cases(),
+    *model_served_cases(),
+]
+
+
+def test_every_phase_meets_every_event() -> None:
+    grid = {(phase, event) for phase in get_args(Phase) for event in get_args(Event)}
+
+    covered = {(type(case.before), type(case.event)) for case in CASES}
+
+    assert covered == grid
+
+
+def test_every_verdict_of_one_event_to_one_phase_is_tried() -> None:
+    """`moved_on` and `fenced` come before the phase is looked at; they have their own tests."""
+    seen = {case.verdict for case in CASES}
+
+    assert set(Verdict) - seen == {Verdict.MOVED_ON, Verdict.FENCED}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_phase_meets_an_event(case: Case) -> None:
+    before = Round(case.before)
+
+    result = step(before, case.event)
+
+    assert result.verdict is case.verdict
+    if case.after is UNCHANGED:
+        assert result.round is before
+    elif isinstance(case.after, type):
+        assert type(result.round.phase) is case.after
+    else:
+        assert type(result.round.phase) is type(case.after)
+        assert result.round.phase == case.after
+
+
+EVENTS: dict[type, Callable[[RoundRef, str], Event]] = {
+    CheckIn: lambda ref, _: CheckIn(ref, "c", 1, 1, at(1050)),
+    Claim: lambda ref, member: Claim(ref, member, "b", ref.number, at(1050)),
+    Release: lambda ref, member: Release(ref, member, ("a", "b")),
+    Report: lambda ref, member: Report(ref, member, ("b",), "p-new", at(1050)),
+    MemberLost: lambda _, member: MemberLost(member, at(1050)),
+    Tick: lambda ref, _: Tick(ref, at(10**9)),
+    Abort: lambda ref, _: Abort(ref, Reason.JOB_DISABLED, at(1050)),
+    TakeLease: lambda ref, member: TakeLease(ref, member, 300, at(10**9)),
+    Publish: Publish,
+    ModelServed: lambda ref, _: ModelServed(ref),
+}
+
+NAMING_A_ROUND = [event for event in get_args(Event) if event is not MemberLost]
+BY_A_MEMBER = [event for event in get_args(Event) if "member" in event.__annotations__]
+
+
+def test_every_event_can_be_made() -> None:
+    assert set(EVENTS) == set(get_args(Event))
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+@pytest.mark.parametrize("event", NAMING_A_ROUND, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("ref", OTHER_REFS, ids=str)
+def test_an_event_for_another_round_is_refused_before_anything_else(
+    phase: Phase, event: type, ref: RoundRef
+) -> None:
+    before = Round(phase, fenced=frozenset({"m1"}), served=False)
+
+    result = step(before, EVENTS[event](ref, "m1"))
+
+    assert result.verdict is Verdict.MOVED_ON
+    assert result.round is before
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+@pytest.mark.parametrize("event", BY_A_MEMBER, ids=lambda kind: kind.__name__)
+def test_a_member_that_was_declared_dead_changes_nothing_any_more(
+    phase: Phase, event: type
+) -> None:
+    before = Round(phase, fenced=frozenset({"m1"}), served=False)
+
+    result = step(before, EVENTS[event](REF, "m1"))
+
+    assert result.verdict is (Verdict.ACCEPTED if event is MemberLost else Verdict.FENCED)
+    assert result.round is before
+
+
+def test_a_fenced_member_does_not_get_its_old_report_confirmed() -> None:
+    before = Round(REPORTING, fenced=frozenset({"m1"}))
+
+    result = step(before, report("a", member="m1", partial="p1"))
+
+    assert result.verdict is Verdict.FENCED
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+def test_a_lost_member_is_remembered_beside_the_others(phase: Phase) -> None:
+    before = Round(phase, fenced=frozenset({"m9"}), served=False)
+
+    result = step(before, MemberLost("m1", at(1050)))
+
+    assert result.round.fenced == {"m1", "m9"}
+    assert result.round.served is False
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+def test_the_first_hand_out_of_the_model_is_noted(phase: Phase) -> None:
+    before = Round(phase, served=False)
+
+    result = step(before, ModelServed(REF))
+
+    assert result == replace(result, round=Round(phase, served=True), verdict=Verdict.ACCEPTED)
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+def test_until_the_model_is_handed_out_the_round_before_has_enough(phase: Phase) -> None:
+    before = Round(phase, served=False)
+
+    result = step(before, claim("x", number=6, instant=10**9))
+
+    assert result.verdict is Verdict.ENOUGH
+    assert result.round is before
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [(5, Verdict.STALE_ROUND), (7, Verdict.ACCEPTED), (8, Verdict.STALE_ROUND)],
+)
+def test_other_numbers_are_judged_as_ever_before_the_model_is_handed_out(
+    number: int, verdict: Verdict
+) -> None:
+    before = Round(SELECTING, served=False)
+
+    assert step(before, claim("b", number=number)).verdict is verdict
+
+
+@pytest.mark.parametrize("device", ["", " ", "a b", "{x}", "\n", "\udcff"])
+def test_a_device_may_have_any_name(device: str) -> None:
+    joined = step(Round(WAITING), check_in(device)).round
+    claimed = step(joined, claim(device, "m1")).round
+    counted = step(claimed, report(device, member="m1", instant=1051)).round
+
+    assert isinstance(counted.phase, Selecting)
+    assert counted.phase.reports == {device: Counted("m1", 1, at(1051))}
+
+
+def test_positions_go_on_where_the_last_report_ended() -> None:
+    plan = replace(PLAN, cohort_size=4, report_goal=4)
+    phase = Reporting(
+        REF,
+        plan,
+        at(OPENED),
+        admitted("a", "b", "c", "d"),
+        {"b": "m2", "c": "m2"},
+        COUNTED_A,
+        {"m1": "p1"},
+        at(FIRST_REPORT),
+    )
+
+    after = step(Round(phase), report("c", "b")).round.phase
+
+    assert isinstance(after, Reporting)
+    assert {device: counted.position for device, counted in after.reports.items()} == {
+        "a": 1,
+        "c": 2,
+        "b": 3,
+    }
+    assert after.first_report_at == FIRST_REPORT
+
+
+@pytest.mark.parametrize("finished", [COMMITTED, ABANDONED], ids=["committed", "abandoned"])
+def test_the_next_round_waits_for_devices_and_remembers_the_dead(finished: Phase) -> None:
+    before = Round(finished, fenced=frozenset({"m1"}), served=True)
+
+    opened = open_next(before, PLAN, closes=False)
+
+    assert opened == Round(Waiting(REF.next(), PLAN), frozenset({"m1"}), served=False)
+
+
+def test_after_the_last_round_the_job_is_closed() -> None:
+    opened = open_next(Round(COMMITTED), PLAN, closes=True)
+
+    assert opened == Round(Closed(REF.next()), served=False)
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [phase for phase in SAMPLES if phase not in (COMMITTED, ABANDONED)],
+    ids=lambda phase: type(phase).__name__,
+)
+def test_only_a_finished_round_has_a_next(phase: Phase) -> None:
+    with pytest.raises(AssertionError):
+        open_next(Round(phase), PLAN, closes=False)
+
+
+def test_an_event_that_does_not_exist_is_a_bug() -> None:
+    class Earthquake:
+        ref = REF
+
+    with pytest.raises(AssertionError):
+        step(Round(WAITING), Earthquake())  # type: ignore[arg-type]
+
+
+def test_aborting_a_phase_that_does_not_exist_is_a_bug() -> None:
+    @dataclass(frozen=True)
+    class Dreaming:
+        ref: RoundRef
+
+    with pytest.raises(AssertionError):
+        step(Round(Dreaming(REF)), Abort(REF, Reason.JOB_DISABLED, at(1)))  # type: ignore[arg-type]
+
+
+def test_a_committed_round_says_how_many_were_counted() -> None:
+    published = step(Round(AGGREGATING), Publish(REF, "m1")).round.phase
+
+    assert published == Committed(REF, 2)
+
+
+def test_an_ending_round_keeps_what_its_summary_needs() -> None:
+    for phase in (AGGREGATING, ABANDONING):
+        assert isinstance(phase, Ending)
+        assert set(phase.reports) <= set(phase.cohort)
