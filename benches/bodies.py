@@ -1,6 +1,6 @@
 """Device requests as bytes, made once: FlatBuffers bodies with places to fill in per device.
 
-A body is encoded once with marks where device and round number go, and cut at the marks.
+A body is encoded for two devices, and cut where they differ: at the device's id and the round.
 Every request is then the same buffers with two small ones in between, so that a thousand
 devices with 20 MB each take 20 MB.
 """
@@ -8,7 +8,7 @@ devices with 20 MB each take 20 MB.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +19,33 @@ from fl_cluster.wire import flat, messages
 Floats = npt.NDArray[np.float32]
 
 DATA_SIZE = 32
-ID_MARK = "device-@@@@@"
-ROUND_MARK = 0x51A7C0DE
+ID_BYTES = 12
 
 
 class Template:
-    """One kind of request for any device and round."""
+    """One kind of request for any device and round.
 
-    def __init__(self, path: str, body: bytes) -> None:
-        head = f"POST {path} HTTP/1.1\r\nHost: cluster\r\nContent-Length: {len(body)}\r\n\r\n"
-        marks = sorted(
-            (_only_place(body, mark), mark)
-            for mark in (ID_MARK.encode(), struct.pack("<i", ROUND_MARK))
-            if mark in body
-        )
+    `make` encodes the body for a device and a round; where two bodies that agree in neither
+    differ is where these stand.
+    """
+
+    def __init__(self, path: str, make: Callable[[str, int], bytes]) -> None:
+        body = make("device-00000", 0x01010101)
+        other = make("DEVICE_11111", 0x02020202)
+        places = np.flatnonzero(np.frombuffer(body, "u1") != np.frombuffer(other, "u1"))
+        gaps = np.flatnonzero(np.diff(places) > 1) + 1
         view = memoryview(body)
-        self._parts: list[bytes | memoryview] = [head.encode()]
+        head = f"POST {path} HTTP/1.1\r\nHost: cluster\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._parts: list[bytes | memoryview | None] = [head.encode()]
+        """None where a device or a round number stands."""
+        self._holes: list[int] = []
         start = 0
-        for place, mark in marks:
-            self._parts += [view[start:place], mark]
-            start = place + len(mark)
+        for run in np.split(places, gaps):
+            first, size = int(run[0]), len(run)
+            assert size in (4, ID_BYTES), "two bodies differ in more than device and round"
+            self._parts += [view[start:first], None]
+            self._holes.append(size)
+            start = first + size
         self._parts.append(view[start:])
 
     def request(
@@ -51,58 +58,51 @@ class Template:
     ) -> Request:
         """The request of this device in this round."""
         values = {
-            ID_MARK.encode(): f"device-{device:05}".encode(),
-            struct.pack("<i", ROUND_MARK): struct.pack("<i", round_number),
+            ID_BYTES: f"device-{device:05}".encode(),
+            4: struct.pack("<i", round_number),
         }
-        parts = tuple(
-            values.get(bytes(part), part) if len(part) < 64 else part for part in self._parts
-        )
+        holes = iter(self._holes)
+        parts = tuple(values[next(holes)] if part is None else part for part in self._parts)
         return Request(parts, server, keep)
 
 
-def _only_place(body: bytes, mark: bytes) -> int:
-    place = body.index(mark)
-    assert body.find(mark, place + 1) < 0, "a mark must not occur among the weights"
-    return place
-
-
 class Device:
-    """The three requests that every device sends in a round, and how to read the answers."""
+    """The three requests that every device sends in a round."""
 
     def __init__(self, weights: Mapping[str, Floats]) -> None:
-        update = tuple(
+        self._weights = tuple(
             messages.FeatureMap(weight_fullname=name, data=(array * DATA_SIZE).reshape(-1))
             for name, array in weights.items()
         )
-        self.check_in = Template(
-            "/startFLJob",
-            flat.encode(
-                messages.RequestFLJob(
-                    fl_name="bench",
-                    fl_id=ID_MARK,
-                    iteration=ROUND_MARK,
-                    data_size=DATA_SIZE,
-                    timestamp="0",
-                )
-            ),
+        self.check_in = Template("/startFLJob", self._check_in)
+        self.update = Template("/updateModel", self._update)
+        self.get_model = Template("/getModel", self._get_model)
+
+    def _check_in(self, device: str, round_number: int) -> bytes:
+        return flat.encode(
+            messages.RequestFLJob(
+                fl_name="bench",
+                fl_id=device,
+                iteration=round_number,
+                data_size=DATA_SIZE,
+                timestamp="0",
+            )
         )
-        self.update = Template(
-            "/updateModel",
-            flat.encode(
-                messages.RequestUpdateModel(
-                    fl_name="bench",
-                    fl_id=ID_MARK,
-                    iteration=ROUND_MARK,
-                    feature_map=update,
-                    timestamp="0",
-                )
-            ),
+
+    def _update(self, device: str, round_number: int) -> bytes:
+        return flat.encode(
+            messages.RequestUpdateModel(
+                fl_name="bench",
+                fl_id=device,
+                iteration=round_number,
+                feature_map=self._weights,
+                timestamp="0",
+            )
         )
-        self.get_model = Template(
-            "/getModel",
-            flat.encode(
-                messages.RequestGetModel(fl_name="bench", iteration=ROUND_MARK, timestamp="0")
-            ),
+
+    def _get_model(self, _: str, round_number: int) -> bytes:
+        return flat.encode(
+            messages.RequestGetModel(fl_name="bench", iteration=round_number, timestamp="0")
         )
 
 

@@ -40,7 +40,6 @@ class Setup:
     devices: int
     rounds: int
     servers: int = 1
-    durability: str = "durable"
 
 
 class Cluster:
@@ -52,6 +51,7 @@ class Cluster:
         self.processes: dict[str, psutil.Process] = {}
         self.seconds_to_serve: list[float] = []
         """Per server, from its start until it answered a device."""
+        self._question = Device({}).get_model.request(0)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -81,9 +81,8 @@ class Cluster:
         """Processor time used so far by the servers together, by Redis, and by the scheduler."""
         used = {"servers": 0.0, "Redis": 0.0, "scheduler": 0.0}
         for name, process in self.processes.items():
-            times = process.cpu_times()
             group = "servers" if name.startswith("server ") else name
-            used[group] += times.user + times.system
+            used[group] += _processor_seconds(process.pid)
         return used
 
     def resident_bytes(self) -> int:
@@ -105,20 +104,22 @@ class Cluster:
             "Redis",
             ["redis-server", "--port", "0", "--unixsocket", str(redis), "--save", "", "--dir", "."],
         )
-        _wait_for(redis.exists, "Redis")
+        self._wait_for("Redis", redis.exists)
         (self._folder / "job.yaml").write_text(yaml.safe_dump(self._settings(redis)))
         write_model(self._folder / "initial.npz", self.setup.weights)
-        scheduler = f"--scheduler_manage_address=127.0.0.1:{_free_port()}"
+        manage = ("127.0.0.1", _free_port())
+        address = f"--scheduler_manage_address={manage[0]}:{manage[1]}"
         config = "--yaml_config=job.yaml"
-        self._spawn("scheduler", [*_script("run_sched.py"), config, scheduler, "--foreground"])
-        for i, (host, port) in enumerate(self.addresses):
+        self._spawn("scheduler", [*_script("run_sched.py"), config, address, "--foreground"])
+        self._wait_for("scheduler", partial(_listens, manage))
+        for i, server in enumerate(self.addresses):
             started = time.perf_counter()
             self._spawn(
                 f"server {i + 1}",
                 [
                     *_script("run_server.py"),
                     config,
-                    f"--http_server_address={host}:{port}",
+                    f"--http_server_address={server[0]}:{server[1]}",
                     "--tcp_server_ip=127.0.0.1",
                     "--checkpoint_dir=checkpoints",
                     "--local_server_num=1",
@@ -126,7 +127,7 @@ class Cluster:
                     "--foreground",
                 ],
             )
-            _wait_for(partial(self._serves, i), f"server {i + 1}")
+            self._wait_for(f"server {i + 1}", partial(self._serves, server))
             self.seconds_to_serve.append(time.perf_counter() - started)
 
     def _settings(self, redis: Path) -> dict[str, object]:
@@ -145,7 +146,6 @@ class Cluster:
                 "global_iteration_time_window": HOUR_MS,
             },
             "summary": {"metrics_file": "metrics.json", "failure_event_file": "event.txt"},
-            "cluster": {"durability": setup.durability},
         }
 
     def _spawn(self, name: str, command: list[str]) -> None:
@@ -156,20 +156,27 @@ class Cluster:
         self.processes[name] = psutil.Process(popen.pid)
         self._stack.callback(_stop, popen)
 
-    def _serves(self, index: int) -> bool:
-        """Whether a server answers a device; its log is shown when it has given up instead."""
-        process = self.processes[f"server {index + 1}"]
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            log = (self._folder / f"server {index + 1}.log").read_text()
-            raise SystemExit(f"server {index + 1} ended while starting:\n{log}")
+    def _serves(self, address: tuple[str, int]) -> bool:
+        """Whether the server there answers a device."""
         try:
-            load = Load([self.addresses[index]], 1, retcode)
+            load = Load([address], 1, retcode)
         except OSError:
             return False
         try:
-            return load.run([Device({}).get_model.request(0)]).answers[0].code in (200, 201)
+            return load.run([self._question]).answers[0].code in (200, 201)
         finally:
             load.close()
+
+    def _wait_for(self, name: str, is_so: Callable[[], bool]) -> None:
+        """Return when it is so; show the process's log when it ends instead, or takes too long."""
+        end = time.monotonic() + START_SECONDS
+        while not is_so():
+            has_ended = self.processes[name].status() == psutil.STATUS_ZOMBIE
+            if has_ended or time.monotonic() > end:
+                log = (self._folder / f"{name}.log").read_text()
+                how = "ended" if has_ended else f"did not answer within {START_SECONDS:.0f} s"
+                raise SystemExit(f"{name} {how}:\n{log}")
+            time.sleep(0.005)
 
 
 def _script(name: str) -> list[str]:
@@ -182,19 +189,27 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _processor_seconds(pid: int) -> float:
+    """Of all its threads, to the nanosecond: a round may be shorter than a clock tick."""
+    nanoseconds = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        nanoseconds += int((thread / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address).close()
+    except OSError:
+        return False
+    return True
+
+
 def _peak(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise SystemExit("this system does not tell the peak memory of a process")
-
-
-def _wait_for(is_so: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not is_so():
-        if time.monotonic() > end:
-            raise SystemExit(f"{what} did not answer within {START_SECONDS:.0f} s")
-        time.sleep(0.005)
 
 
 def _stop(popen: subprocess.Popen[bytes]) -> None:

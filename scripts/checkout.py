@@ -18,7 +18,7 @@ def prepare() -> None:
     if find_spec("fl_cluster") is None:
         sys.path.insert(0, str(ROOT))
     missing = [name for name in NEEDED if find_spec(name) is None]
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs with whatever Python it meets
         missing.insert(0, "Python 3.11 or newer")
     if not missing:
         return

@@ -116,6 +116,13 @@ class Pointer:
 
     @classmethod
     def parse(cls, text: str, count: int) -> Pointer:
-        """The inverse of `to_text` for a layout with `count` aggregated tensors."""
-        blob, weights = json.loads(text)
-        return cls(blob, weights * count if len(weights) == 1 else weights)
+        """The inverse of `to_text` for a layout with `count` aggregated tensors.
+
+        ValueError when the text is not one of ours for such a layout.
+        """
+        match json.loads(text):
+            case [str(blob), [int(same)]]:
+                return cls(blob, [same] * count)
+            case [str(blob), [*weights]] if len(weights) == count:
+                return cls(blob, weights)
+        raise ValueError(f"expected a blob and {count} weights, found {text[:200]}")

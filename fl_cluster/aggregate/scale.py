@@ -10,6 +10,7 @@ An element beyond that is refused before anything is added, so a sum never wraps
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -30,7 +31,10 @@ def term_bound(cohort_size: int) -> int:
 
 
 def exponents(model: Model, cohort_size: int) -> tuple[int, ...]:
-    """The scale exponent of each aggregated tensor for a round that starts from `model`."""
+    """The scale exponent of each aggregated tensor for a round that starts from `model`.
+
+    ValueError when its weights are not finite: no scale fits them.
+    """
     bound = term_bound(cohort_size)
     return tuple(
         _exponent(model.values[place.start : place.stop], bound) for place in model.layout.summed
@@ -39,6 +43,8 @@ def exponents(model: Model, cohort_size: int) -> tuple[int, ...]:
 
 def _exponent(values: np.ndarray[tuple[int], np.dtype[np.float32]], bound: int) -> int:
     largest = max(abs(float(values.max())), abs(float(values.min())))
+    if not math.isfinite(largest):
+        raise ValueError("the weights hold NaN or infinity")
     magnitude = max(Fraction(largest), SMALLEST_MAGNITUDE)
     room = Fraction(bound) / (magnitude * 2 ** (DATA_SIZE_BITS + GROWTH_BITS))
     return _floor_log2(room)

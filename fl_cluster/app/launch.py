@@ -28,10 +28,11 @@ from fl_cluster.app import ready_pipe
 from fl_cluster.app.ports import next_free_ports
 from fl_cluster.app.ready_pipe import Failed, Note, Ready
 from fl_cluster.config.addresses import Address, scheduler_http_address, server_http_address
-from fl_cluster.errors import ExitCode, FlClusterError
+from fl_cluster.errors import ExitCode, FlClusterError, StartupError
 from fl_cluster.telemetry.processes import start_time_s, wait_for_end
 
 PATIENCE_S = 30.0
+REMIND_S = 5.0
 STOP_S = 10.0
 SUPERVISION_S = 0.1
 LAST_LINES = 12
@@ -93,6 +94,7 @@ class _Starting:
     child: subprocess.Popen[bytes]
     descriptor: int
     received: bytes = b""
+    last_note: str = ""
     facts: Mapping[str, object] | None = None
 
 
@@ -124,16 +126,20 @@ def _open_log(log: Path | None) -> Iterator[IO[bytes] | None]:
     if log is None:
         yield None
         return
-    keep_last_log(log)
-    with log.open("wb") as opened:
+    try:
+        keep_last_log(log)
+        opened = log.open("wb")
+    except OSError as exc:
+        raise StartupError(f"the log {log} cannot be written: {exc.strerror}") from exc
+    with opened:
         yield opened
 
 
 def _spawn(command: Command) -> _Starting:
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    try:
-        with _open_log(command.log) as log:
+    with _open_log(command.log) as log:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        try:
             child = subprocess.Popen(  # noqa: S603 - our own module, arguments as a list
                 [sys.executable, "-m", "fl_cluster.app.cli", *command.arguments],
                 stdin=subprocess.DEVNULL,
@@ -143,8 +149,11 @@ def _spawn(command: Command) -> _Starting:
                 pass_fds=(writing,),
                 start_new_session=True,
             )
-    finally:
-        os.close(writing)
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
     return _Starting(command, child, reading)
 
 
@@ -152,7 +161,8 @@ def start(commands: Sequence[Command], *, patience_s: float, tell: Tell) -> list
     """Start all, and return when all serve; `LaunchFailed` when one does not in time."""
     starting: list[_Starting] = []
     try:
-        starting.extend(map(_spawn, commands))
+        for command in commands:
+            starting.append(_spawn(command))
         _wait(starting, patience_s, tell)
         return [_started(each) for each in starting]
     except BaseException:
@@ -191,7 +201,11 @@ def _wait(starting: Sequence[_Starting], patience_s: float, tell: Tell) -> None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise _too_late([key.data for key in selector.get_map().values()], patience_s)
-            for key, _ in selector.select(left_s):
+            heard = selector.select(min(left_s, REMIND_S))
+            if not heard:
+                waiting = ", ".join(k.data.command.label for k in selector.get_map().values())
+                tell(f"still waiting for {waiting}")
+            for key, _ in heard:
                 if _listen(key.data, told, tell):
                     selector.unregister(key.fd)
 
@@ -205,18 +219,25 @@ def _listen(each: _Starting, told: set[str], tell: Tell) -> bool:
     for line in lines:
         match ready_pipe.parse(line):
             case Note(text):
-                sentence = f"{each.command.label}: {text}"
-                # Processes that start together say the same things.
-                if text not in told:
-                    tell(sentence)
-                told.add(text)
+                each.last_note = text
+                _tell_once(text, each, told, tell)
             case Failed(text, code):
                 raise LaunchFailed(f"{each.command.label} does not start: {text}", code)
             case Ready(facts):
                 each.facts = facts
+                weights = facts.get("initial_weights")
+                if weights:
+                    _tell_once(f"initial weights: {weights}", each, told, tell)
                 tell(f"{each.command.label} (pid {each.child.pid}) is ready")
                 return True
     return False
+
+
+def _tell_once(text: str, each: _Starting, told: set[str], tell: Tell) -> None:
+    """Show a sentence; processes that start together say the same things."""
+    if text not in told:
+        told.add(text)
+        tell(f"{each.command.label}: {text}")
 
 
 def _died(each: _Starting) -> LaunchFailed:
@@ -230,11 +251,10 @@ def _died(each: _Starting) -> LaunchFailed:
 
 def _too_late(waiting: Sequence[_Starting], patience_s: float) -> LaunchFailed:
     first = waiting[0]
-    return LaunchFailed(
-        f"{first.command.label} does not serve after {patience_s:g} s and was stopped"
-        f"{last_lines(first.command.log)}",
-        ExitCode.STORE_UNREACHABLE,
-    )
+    sentence = f"{first.command.label} does not serve after {patience_s:g} s and was stopped"
+    if first.last_note:
+        return LaunchFailed(f"{sentence}; it was {first.last_note}", ExitCode.STORE_UNREACHABLE)
+    return LaunchFailed(f"{sentence}{last_lines(first.command.log)}", ExitCode.CONFIGURATION)
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:

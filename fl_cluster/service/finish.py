@@ -20,15 +20,16 @@ from typing import Protocol
 
 import numpy as np
 
+from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
-from fl_cluster.aggregate.partial import Partial, Pointer
+from fl_cluster.aggregate.partial import Partial, Pointer, Scaling
 from fl_cluster.aggregate.scale import exponents
-from fl_cluster.errors import StoreCorrupt
+from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
-from fl_cluster.service.view import JobView, Stores
+from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.ports import JobRecord, ModelRecord, Outcome, ReportedUpdate, Snapshot
 
@@ -70,6 +71,39 @@ class FinishRules:
     failures_told_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A round to finish and what it started from, all seen at one instant.
+
+    The view goes on meanwhile: a member that was slow must not mix the next round's base or
+    scale into this one.
+    """
+
+    snapshot: Snapshot
+    job: JobRecord
+    base: StoredModel
+    layout: Layout
+    scaling: Scaling
+
+    @property
+    def ref(self) -> RoundRef:
+        """The round."""
+        return self.snapshot.ref
+
+    @property
+    def is_aggregation(self) -> bool:
+        """Whether there is to be a new model."""
+        return self.snapshot.phase == "aggregating"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store holds of a round: pointers by their text, and the counted updates."""
+
+    pointers: Mapping[str, Pointer]
+    reported: Sequence[ReportedUpdate]
+
+
 class Finisher:
     """Finishes rounds on behalf of one member."""
 
@@ -89,6 +123,7 @@ class Finisher:
         self._visits = visits
         self._lease_ms = rules.lease_ms
         self._at_work = asyncio.Lock()
+        self._rests_until = 0.0
         self._failures_told_at = rules.failures_told_at
 
     async def finish(self) -> bool:
@@ -101,18 +136,22 @@ class Finisher:
         await self._at_work.acquire()
 
     async def _finish_current(self) -> bool:
-        snapshot = self._view.snapshot
-        if not snapshot.needs_finishing or not await self._take_lease(snapshot.ref):
+        view = self._view
+        task = Task(view.snapshot, view.job, view.base, view.layout, view.scaling)
+        is_resting = asyncio.get_running_loop().time() < self._rests_until
+        if not task.snapshot.needs_finishing or is_resting or not await self._take_lease(task.ref):
             return False
-        async with self._keep_lease(snapshot.ref):
+        async with self._keep_lease(task.ref):
             try:
-                verdict = await self._finish(snapshot)
-            except StoreCorrupt:
-                if snapshot.phase != "aggregating":
-                    raise
-                logger.exception("round %s cannot be aggregated and is abandoned", snapshot.ref)
-                verdict = await self._stores.rounds.abort(snapshot.ref, Reason.AGGREGATE_FAILED)
-        await self._view.refresh()
+                verdict = await self._finish(task)
+            except StoreUnavailable:
+                raise
+            except BaseException:
+                # Another member may fare better: leave the lease alone until it has run out.
+                rest_s = 2 * self._lease_ms / 1000
+                self._rests_until = asyncio.get_running_loop().time() + rest_s
+                raise
+        await view.refresh()
         return verdict is Verdict.ACCEPTED
 
     async def _take_lease(self, ref: RoundRef) -> bool:
@@ -125,7 +164,10 @@ class Finisher:
         async def renew() -> None:
             while True:
                 await asyncio.sleep(self._lease_ms / 3000)
-                await self._take_lease(ref)
+                try:
+                    await self._take_lease(ref)
+                except FlClusterError as exc:
+                    logger.warning("round %s: the lease is not renewed: %s", ref, exc)
 
         task = asyncio.create_task(renew())
         try:
@@ -134,66 +176,101 @@ class Finisher:
             task.cancel()
             await asyncio.wait((task,))
 
-    async def _finish(self, snapshot: Snapshot) -> Verdict:
-        ref = snapshot.ref
-        pointers = await self._pointers(ref)
-        if snapshot.phase == "aggregating":
-            model, record = await self._aggregate(snapshot, pointers)
-        else:
-            model = self._view.base.model
-            record = replace(self._view.base.record, number=ref.number)
-        failures = 0 if snapshot.reason is None else snapshot.failures_in_a_row + 1
-        is_event = failures >= self._failures_told_at
-        await self._visits.flush(ref)
-        reported, visits = await asyncio.gather(
-            self._stores.rounds.reported(ref), self._stores.rounds.visits(ref)
+    async def _finish(self, task: Task) -> Verdict:
+        ref = task.ref
+        try:
+            stored = await self._find(task)
+            model, record = await self._outcome(task, stored)
+        except StoreCorrupt:
+            if not task.is_aggregation:
+                raise
+            logger.exception("round %s cannot be aggregated and is abandoned", ref)
+            if not await self._take_lease(ref):
+                return Verdict.LEASE_LOST
+            return await self._stores.rounds.abort(ref, Reason.AGGREGATE_FAILED)
+        ended = await self._account(task, stored, model)
+        if not await self._take_lease(ref):
+            # Another member took over, and maybe came to another end: the files are its to write.
+            return Verdict.LEASE_LOST
+        await asyncio.to_thread(self._recorder.record, ended)
+        finishes_job = ref.number >= task.job.rounds_total
+        outcome = Outcome(record, finishes_job, 0 if ended.is_event else ended.failures_in_a_row)
+        return await self._publish(ref, outcome, [each.blob for each in stored.pointers.values()])
+
+    async def _find(self, task: Task) -> Stored:
+        """What the store holds of the round; what is damaged does not keep one from ending."""
+        try:
+            return await self._find_intact(task)
+        except StoreCorrupt:
+            if task.is_aggregation:
+                raise
+            logger.exception("round %s is abandoned without its records", task.ref)
+            return Stored({}, ())
+
+    async def _find_intact(self, task: Task) -> Stored:
+        ref = task.ref
+        partials, reported = await asyncio.gather(
+            self._stores.rounds.partials(ref), self._stores.rounds.reported(ref)
         )
-        ended = EndedRound(
-            ref=ref,
-            job=self._view.job,
+        if task.is_aggregation and len(reported) < task.snapshot.plan.report_goal:
+            goal = task.snapshot.plan.report_goal
+            raise StoreCorrupt(f"round {ref}: expected {goal} updates, found {len(reported)}")
+        count = len(task.layout.summed)
+        try:
+            pointers = {text: Pointer.parse(text, count) for text in partials.values()}
+        except ValueError as exc:
+            raise StoreCorrupt(f"round {ref}: a pointer to a partial is damaged: {exc}") from exc
+        return Stored(pointers, reported)
+
+    async def _account(self, task: Task, stored: Stored, model: Model) -> EndedRound:
+        snapshot = task.snapshot
+        await self._visits.flush(task.ref)
+        failures = 0 if snapshot.reason is None else snapshot.failures_in_a_row + 1
+        return EndedRound(
+            ref=task.ref,
+            job=task.job,
             reason=snapshot.reason,
             opened_at=snapshot.opened_at,
             ended_at=snapshot.ended_at or Millis(0),
             model=model,
-            reported=reported,
-            visits=visits,
+            reported=stored.reported,
+            visits=await self._stores.rounds.visits(task.ref),
             failures_in_a_row=failures,
-            is_event=is_event,
+            is_event=failures >= self._failures_told_at,
         )
-        await asyncio.to_thread(self._recorder.record, ended)
-        finishes_job = ref.number >= self._view.job.rounds_total
-        outcome = Outcome(record, finishes_job, 0 if is_event else failures)
-        return await self._publish(ref, outcome, [pointer.blob for pointer in pointers.values()])
 
-    async def _pointers(self, ref: RoundRef) -> Mapping[str, Pointer]:
-        count = len(self._view.layout.summed)
-        stored = await self._stores.rounds.partials(ref)
-        return {text: Pointer.parse(text, count) for text in stored.values()}
+    async def _outcome(self, task: Task, stored: Stored) -> tuple[Model, ModelRecord]:
+        if not task.is_aggregation:
+            return task.base.model, replace(task.base.record, number=task.ref.number)
+        total = await self._merge(task, stored.pointers)
+        model, left_out = await asyncio.to_thread(total.finalise, task.base.model)
+        digest = await asyncio.to_thread(lambda: model.digest)
+        cohort_size = task.snapshot.plan.cohort_size
+        try:
+            scales = await asyncio.to_thread(exponents, model, cohort_size)
+        except ValueError as exc:
+            raise StoreCorrupt(f"round {task.ref}: its mean cannot be a model: {exc}") from exc
+        blob = f"model-{task.ref}-{digest[:16]}"
+        await self._stores.blobs.put(blob, model.values.data, None)
+        self._view.prepare(model)
+        size = model.values.nbytes
+        return model, ModelRecord(task.ref.number, blob, size, digest, scales, left_out)
 
-    async def _aggregate(
-        self, snapshot: Snapshot, pointers: Mapping[str, Pointer]
-    ) -> tuple[Model, ModelRecord]:
-        base, layout, ref = self._view.base.model, self._view.layout, snapshot.ref
-        ledger = self._collector.ledger(ref)
+    async def _merge(self, task: Task, pointers: Mapping[str, Pointer]) -> Partial:
+        """All partials in one, going on from what this member has in its memory."""
+        ledger = self._collector.ledger(task.ref)
         held = ledger.hand_over() if ledger is not None else None
         if held is not None and held.pointer in pointers:
-            total = Partial(layout, self._view.scaling, held.sums, held.weights)
+            total = Partial(task.layout, task.scaling, held.sums, held.weights)
             scratch = held.scratch
         else:
-            held, total = None, Partial(layout, self._view.scaling)
+            held, total = None, Partial(task.layout, task.scaling)
             scratch = np.empty_like(total.sums)
         for text, pointer in pointers.items():
             if held is None or held.pointer != text:
                 await self._stores.blobs.get(pointer.blob, scratch.data)
                 await asyncio.to_thread(total.merge, scratch, pointer.weights)
-        model, left_out = await asyncio.to_thread(total.finalise, base)
-        digest = await asyncio.to_thread(lambda: model.digest)
-        scales = await asyncio.to_thread(exponents, model, snapshot.plan.cohort_size)
-        blob = f"model-{ref}-{digest[:16]}"
-        await self._stores.blobs.put(blob, model.values.data, None)
-        self._view.prepare(model)
-        size = model.values.nbytes
-        return model, ModelRecord(ref.number, blob, size, digest, scales, left_out)
+        return total
 
     async def _publish(self, ref: RoundRef, outcome: Outcome, partials: Sequence[str]) -> Verdict:
         before = await self._stores.jobs.models()

@@ -89,7 +89,9 @@ async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt:
     first = RoundRef(job.instance, start.number + 1, attempt)
     created = await stores.jobs.open(job, first, plan, record)
     if not created:
-        await stores.blobs.drop([blob])
+        # Another member was faster, and may have stored the same model under the same name.
+        used = {record.blob for record in (await stores.jobs.models()).values()}
+        await stores.blobs.drop([name for name in (blob,) if name not in used])
     return created
 
 

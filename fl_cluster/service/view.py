@@ -161,9 +161,10 @@ class JobView:
         values = np.empty(layout.size, np.float32)
         await self._stores.blobs.get(record.blob, values.data)
         model = Model(layout, values)
-        if model.digest != record.digest:
+        digest = await asyncio.to_thread(lambda: model.digest)
+        if digest != record.digest:
             raise StoreCorrupt(
-                f"model {record.number}: its bytes have SHA-256 {model.digest},"
+                f"model {record.number}: its bytes have SHA-256 {digest},"
                 f" its record says {record.digest}"
             )
         return model

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from flatbuffers import Builder
-from flatbuffers.builder import BuilderSizeError
 
 from fl_cluster.errors import CallerProtocolError
 from fl_cluster.wire import flat_reference, limits, values
@@ -83,25 +82,30 @@ def encode(message: AnyMessage) -> bytes:
         return _build(message)
     except Unfit as finding:
         raise CallerProtocolError(finding.explain(type(message))) from None
-    except BuilderSizeError:
-        raise CallerProtocolError(
-            f"{type(message).__name__}: more than {limits.MAX_FLAT_BYTES} bytes"
-        ) from None
 
 
 def _build(message: AnyMessage) -> bytes:
-    builder = Builder(min(_estimate(message), limits.MAX_FLAT_BYTES))
+    size = _most_bytes(message)
+    if size > limits.MAX_FLAT_BYTES:
+        raise Unfit(f"takes {size} bytes, a FlatBuffer holds {limits.MAX_FLAT_BYTES}")
+    builder = Builder(size)
     builder.Finish(_put_message(builder, message))
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
-def _estimate(value: object) -> int:
-    """About as many bytes as the value will take, so that large replies are not copied to grow."""
+def _most_bytes(value: object) -> int:
+    """What the value takes at most, a little more than it will, so that nothing is copied to grow.
+
+    Inline part, entry in the vtable, length, terminator and padding come to 8 bytes for a
+    scalar and 16 for anything else.
+    """
     if isinstance(value, tuple | list):
-        return 16 + sum(map(_estimate, value))
+        return 16 + sum(map(_most_bytes, value))
     if isinstance(value, np.ndarray):
         return 16 + value.nbytes
-    return 16 + 4 * len(value) if isinstance(value, str | bytes) else 8
+    if isinstance(value, str):
+        return 16 + len(value) * (1 if value.isascii() else 4)
+    return 16 + len(value) if isinstance(value, bytes | bytearray | memoryview) else 8
 
 
 def _put_message(builder: Any, message: AnyMessage) -> int:

@@ -40,7 +40,7 @@ def _mismatch(expected: str, value: object) -> Unfit:
     """Numbers are shown; texts and arrays may be secret or huge, and are not."""
     found = type(value).__name__
     if isinstance(value, np.ndarray):
-        found = f"an array of {value.dtype}"
+        found = f"{value.dtype} array"
     elif isinstance(value, bool | int | float | np.number):
         found = f"{found} {value}"
     return Unfit(f"expected {expected}, got {found}")

@@ -261,7 +261,7 @@ MISFITS: dict[str, tuple[Any, str]] = {
     ),
     "double tensor": (
         ResponseGetModel(feature_map=(FeatureMap("a"), FeatureMap("b", np.zeros(2)))),  # type: ignore[arg-type]
-        "ResponseGetModel.feature_map[1].data: expected an array of float32, got an array of float64",
+        "ResponseGetModel.feature_map[1].data: expected an array of float32, got float64 array",
     ),
     "list for tensor": (
         ResponseGetModel(feature_map=(FeatureMap("a", [0.0]),)),  # type: ignore[arg-type]
@@ -271,7 +271,7 @@ MISFITS: dict[str, tuple[Any, str]] = {
         ResponseGetModel(compress_feature_map=(CompressFeatureMap("a", np.zeros(2, np.uint8)),)),
         (
             "ResponseGetModel.compress_feature_map[0].compress_data: "
-            "expected an array of int8, got an array of uint8"
+            "expected an array of int8, got uint8 array"
         ),
     ),
     "number in a list": (

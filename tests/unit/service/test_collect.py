@@ -358,8 +358,8 @@ class TestUnknownOutcomes:
             await other.collector.collect(job.arrival(f"d{n}"))
         member.rounds.fail_after("report")
         last = asyncio.create_task(member.collector.collect(job.arrival("d4")))
-        while (await job.snapshot()).phase != "aggregating":
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert (await job.snapshot()).phase == "aggregating"
 
         assert await other.finish()
 

@@ -1,0 +1,84 @@
+"""Twenty devices learn to read digits together, on this machine, from start to result.
+
+    python examples/digits/run.py
+
+Starts a private Redis, a scheduler and two servers as processes, trains, and stops them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def leave(number: int, _: object) -> None:
+    """End at once; before anything was started there is nothing to tidy up."""
+    os.write(sys.stderr.fileno(), b"stopped\n")
+    os._exit(128 + number)
+
+
+signal.signal(signal.SIGINT, leave)
+
+# Each matrix here is small: threads inside NumPy would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import digits  # noqa: E402 - NumPy reads the environment when it is imported
+
+from fl_cluster.app.demo import Demo, DemoDevice, run  # noqa: E402 - likewise
+
+YAML = Path(__file__).resolve().parents[2] / "yamls" / "digits.yaml"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description="Federated training on handwritten digits.")
+    made.add_argument("--devices", type=int, default=20, help="how many share the images (20)")
+    made.add_argument("--rounds", type=int, default=15, help="how many rounds to train (15)")
+    made.add_argument("--servers", type=int, default=2, help="how many servers to start (2)")
+    made.add_argument("--seed", type=int, default=0, help="of the split and the training (0)")
+    made.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("fl_data/demo"),
+        help="where model, metrics and logs are left (fl_data/demo)",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; the exit code."""
+    made = parser()
+    options = made.parse_args(arguments)
+    if min(options.devices, options.rounds, options.servers) < 1:
+        made.error("--devices, --rounds and --servers: expected 1 or more")
+    try:
+        training, held_out = digits.load(options.seed)
+        shards = digits.split(training, options.devices, options.seed)
+    except ModuleNotFoundError as exc:
+        made.error(f"{exc}; pip install 'fl_cluster[examples]'")
+    except ValueError as exc:
+        made.error(f"--devices: {exc}")
+    devices = [
+        DemoDevice(f"digits-{index:02d}", digits.shard_trainer(shard, seed=index), len(shard))
+        for index, shard in enumerate(shards)
+    ]
+    return run(
+        Demo(
+            yaml_config=YAML,
+            initial=digits.initial_weights(options.seed),
+            devices=devices,
+            judge=lambda weights: digits.score(dict(weights), held_out).accuracy,
+            rounds=options.rounds,
+            servers=options.servers,
+            folder=options.folder,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
