@@ -3,7 +3,7 @@
 Requests are lists of buffers that are sent as they are; nothing is encoded, copied or hashed
 while the clock runs, and devices share the buffers in which they do not differ.
 It understands as much HTTP as our servers speak: keep-alive and Content-Length.
-`Phase.cpu_seconds` says what the generator itself has used, to be held against the time.
+What it uses itself is measured by whoever runs it, as for every other process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ class Phase:
     answers: Sequence[Answer]
     seconds: float
     """From the first byte sent to the last answer."""
-    cpu_seconds: float
 
 
 class _Connection:
@@ -178,7 +177,7 @@ class Load:
         waiting = deque(requests)
         wanted = len(waiting)
         answers: list[Answer] = []
-        cpu_before, start = time.process_time(), time.perf_counter()
+        start = time.perf_counter()
         for connection in self._connections.values():
             self._next(connection, waiting)
         while len(answers) < wanted:
@@ -194,8 +193,7 @@ class Load:
                 if answer := connection.receive():
                     answers.append(answer)
                     self._next(connection, waiting)
-        seconds = time.perf_counter() - start
-        return Phase(answers, seconds, time.process_time() - cpu_before)
+        return Phase(answers, time.perf_counter() - start)
 
     def _next(self, connection: _Connection, waiting: deque[Request]) -> None:
         for _ in range(len(waiting)):

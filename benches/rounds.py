@@ -61,12 +61,12 @@ class Driver:
         acknowledged = phase.answers[-1].answered_at
         used = self._cluster.processor_seconds()
         served = self._fetch_model()
-        shares = {name: (used[name] - before[name]) / phase.seconds for name in used}
+        shares = {name: max(0.0, used[name] - before[name]) / phase.seconds for name in used}
         return RoundTimes(
             phase.seconds,
             served - acknowledged,
             served - start,
-            {"generator": phase.cpu_seconds / phase.seconds, **shares},
+            shares,
         )
 
     def verify(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import report
@@ -181,7 +182,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="prove that it runs: under a minute")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also keep the results")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=HERE / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json",
+        metavar="FILE",
+        help="also keep the results, by default in benches/results",
+    )
     parser.add_argument(
         "--write-docs", action="store_true", help="put the table into docs/performance.md"
     )

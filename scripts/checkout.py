@@ -25,4 +25,5 @@ def prepare() -> None:
     python = ROOT / ".venv" / "bin" / "python"
     if python.exists() and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the same program again
-    sys.exit(f"missing: {', '.join(missing)}; run `make setup` in {ROOT} first")
+    sys.stderr.write(f"missing: {', '.join(missing)}; run `make setup` in {ROOT} first\n")
+    sys.exit(2)

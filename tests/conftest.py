@@ -6,6 +6,7 @@ At a desk without a redis-server the tests that need one are skipped; in CI they
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -61,16 +62,31 @@ def redis_program() -> str:
     pytest.skip(missing)
 
 
-def pick_free_port() -> int:
+PORTS = range(15_000, 32_000)
+"""Below the range from which Linux takes ports for outgoing connections."""
+
+
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def pick_free_port(count: int = 1) -> int:
+    # Not from `random`, which is seeded alike in all workers.
+    while True:
+        first = secrets.choice(PORTS)
+        if all(map(is_free, range(first, first + count))):
+            return first
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Gives ports of 127.0.0.1 that nobody listens on, a new one each time."""
+def free_port() -> Callable[..., int]:
+    """Gives a port of 127.0.0.1 that nobody listens on, or the first of `count` in a row."""
     return pick_free_port
 
 

@@ -52,6 +52,8 @@ async def take_part(options: argparse.Namespace) -> list[JobResult]:
                 device_id=f"digits-{index:02d}",
                 train=digits.shard_trainer(shards[index], seed=index),
                 data_size=len(shards[index]),
+                evaluate=digits.shard_judge(shards[index]),
+                eval_data_size=len(shards[index]),
                 patience_s=options.patience,
                 session=session,
             )

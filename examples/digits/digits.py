@@ -10,7 +10,7 @@ Everything is seeded: the same seed gives the same split, start and training, bi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from fl_cluster.sdk import RoundPlan, TrainResult
 
-Weights = dict[str, NDArray[np.float32]]
+Weights = Mapping[str, NDArray[np.float32]]
+
+TrainFunction = Callable[[dict[str, NDArray[np.float32]], RoundPlan], TrainResult]
 
 SIDE = 8
 """Width and height of an image, in pixels."""
@@ -99,7 +101,7 @@ def split(samples: Samples, devices: int, seed: int = 0) -> list[Samples]:
     return [samples.take(np.array(sorted(hand))) for hand in hands]
 
 
-def initial_weights(seed: int = 0) -> Weights:
+def initial_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """Fresh weights: normal draws scaled by fan-in, biases zero."""
     rng = np.random.default_rng([seed, 1])
 
@@ -157,7 +159,7 @@ def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int64])
 
 def gradients(
     weights: Weights, columns: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[Weights, float]:
+) -> tuple[dict[str, NDArray[np.float32]], float]:
     """Derivatives of the batch's mean cross-entropy, and that mean itself."""
     count = len(labels)
     pooled, winners, probabilities = forward(weights, columns)
@@ -184,16 +186,26 @@ def gradients(
 
 def score(weights: Weights, samples: Samples) -> Score:
     """How well these weights do on these samples."""
-    probabilities = forward(weights, patches(samples.images)).probabilities
-    right = probabilities.argmax(axis=1) == samples.labels
-    return Score(cross_entropy(probabilities, samples.labels), float(right.mean()))
+    return _score(weights, patches(samples.images), samples.labels)
+
+
+def _score(weights: Weights, columns: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
+    probabilities = forward(weights, columns).probabilities
+    right = probabilities.argmax(axis=1) == labels
+    return Score(cross_entropy(probabilities, labels), float(right.mean()))
+
+
+def shard_judge(samples: Samples) -> Callable[[Weights], float]:
+    """A function that tells how accurate a model is on these samples."""
+    columns = patches(samples.images)
+    return lambda weights: _score(weights, columns, samples.labels).accuracy
 
 
 def shard_trainer(samples: Samples, seed: int = 0) -> Callable[[Weights, RoundPlan], TrainResult]:
     """The training function of a device that holds these samples: SGD with momentum."""
     columns = patches(samples.images)
 
-    def train(weights: Weights, plan: RoundPlan) -> TrainResult:
+    def train(weights: dict[str, NDArray[np.float32]], plan: RoundPlan) -> TrainResult:
         rng = np.random.default_rng([seed, plan.round_number])
         speed = {name: np.zeros_like(values) for name, values in weights.items()}
         losses: list[float] = []

@@ -64,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         made.error(f"--devices: {exc}")
     devices = [
-        DemoDevice(f"digits-{index:02d}", digits.shard_trainer(shard, seed=index), len(shard))
+        DemoDevice(
+            id=f"digits-{index:02d}",
+            evaluate=digits.shard_judge(shard),
+            train=digits.shard_trainer(shard, seed=index),
+            data_size=len(shard),
+        )
         for index, shard in enumerate(shards)
     ]
     return run(
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             yaml_config=YAML,
             initial=digits.initial_weights(options.seed),
             devices=devices,
-            judge=lambda weights: digits.score(dict(weights), held_out).accuracy,
+            judge=digits.shard_judge(held_out),
             rounds=options.rounds,
             servers=options.servers,
             folder=options.folder,

@@ -26,12 +26,11 @@ def _run(arguments: Sequence[str]) -> int:
         return _show_version()
     from fl_cluster.app import commands, options
 
-    parser = options.command_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = options.parse(arguments)
     if parsed.version:
         return _show_version()
     if parsed.command is None:
-        parser.print_help()
+        options.command_parser().print_help()
         return ExitCode.CONFIGURATION
     return commands.COMMANDS[parsed.command](parsed)
 

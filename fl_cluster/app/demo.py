@@ -41,9 +41,10 @@ INTERRUPTED = 128 + signal.SIGINT
 
 @dataclass(frozen=True, slots=True)
 class DemoDevice:
-    """One device: who it is, what it trains, on how many samples."""
+    """One device: who it is, what it does with a model, on how many samples."""
 
     id: str
+    evaluate: Judge
     train: Callable[[dict[str, NDArray[np.float32]], RoundPlan], TrainResult]
     data_size: int
 
@@ -159,6 +160,8 @@ async def _train(demo: Demo, urls: Sequence[str], board: RoundBoard) -> list[Job
                     device_id=device.id,
                     train=device.train,
                     data_size=device.data_size,
+                    evaluate=device.evaluate,
+                    eval_data_size=device.data_size,
                     on_round=board.note,
                     session=session,
                     patience_s=30.0,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import psutil
 
 from fl_cluster.config.addresses import CacheAddress, CacheKind, parse_cache_address
-from fl_cluster.errors import StartupError, StoreUnavailable
+from fl_cluster.errors import StartupError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member
 from fl_cluster.store.redis import embedded
 from fl_cluster.store.redis.connection import Connection
@@ -124,7 +124,7 @@ def _end(found: Sequence[Found], tell: Tell) -> None:
 async def _finish(options: FinishOptions, tell: Tell) -> None:
     connection = Connection(_url_of(options), timeout_ms=TIMEOUT_MS, pool_size=4)
     try:
-        await connection.ping()
+        await _reach(connection, options.address)
         job = await _choose_job(connection, options.job)
         here, elsewhere = await _find(connection, job) if job is not None else ([], [])
         await asyncio.to_thread(_end, here, tell)
@@ -147,12 +147,24 @@ def _stop_embedded(options: FinishOptions, tell: Tell) -> None:
         tell(f"stopped the embedded Redis in {options.data_dir}")
 
 
+async def _reach(connection: Connection, address: CacheAddress) -> None:
+    try:
+        await connection.ping()
+    except StoreUnavailable as exc:
+        sentence = f"Redis at {address} cannot be asked which processes to end"
+        raise StoreUnavailable(sentence, exc.reason) from exc
+
+
 async def _stop_redis(connection: Connection, options: FinishOptions, tell: Tell) -> None:
-    # Redis closes the connection instead of answering; an error reply is another matter.
-    with suppress(StoreUnavailable):
+    refusal = "it still answers"
+    try:
         await connection.command("SHUTDOWN")
+    except StoreUnavailable as exc:
+        refusal = exc.reason  # also when it obeys: it closes the connection instead of answering
+    except StoreCorrupt as exc:
+        refusal = str(exc)
     if await _answers(connection):
-        raise StoreUnavailable("SHUTDOWN", f"Redis at {options.address} refuses to stop")
+        raise StoreUnavailable(f"Redis at {options.address} does not stop", refusal)
     tell(f"stopped Redis at {options.address}")
 
 
@@ -166,10 +178,5 @@ async def _answers(connection: Connection) -> bool:
 
 def finish(options: FinishOptions, tell: Tell = print) -> int:
     """End the job's processes on this host; 0, or a fault with its sentence."""
-    try:
-        asyncio.run(_finish(options, tell))
-    except StoreUnavailable as exc:
-        raise StoreUnavailable(
-            f"Redis at {options.address} cannot be asked which processes to end", exc.reason
-        ) from exc
+    asyncio.run(_finish(options, tell))
     return 0

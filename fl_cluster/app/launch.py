@@ -25,7 +25,7 @@ import psutil
 
 import fl_cluster
 from fl_cluster.app import ready_pipe
-from fl_cluster.app.ports import next_free_ports
+from fl_cluster.app.ports import next_free_ports, require_free
 from fl_cluster.app.ready_pipe import Failed, Note, Ready
 from fl_cluster.config.addresses import Address, scheduler_http_address, server_http_address
 from fl_cluster.errors import ExitCode, FlClusterError, StartupError
@@ -37,6 +37,9 @@ STOP_S = 10.0
 SUPERVISION_S = 0.1
 LAST_LINES = 12
 LINE_BYTES = 64 * 1024
+
+SCHEDULER_FAILED = "The scheduler start http server failed, server address:"
+"""The original's words, followed by the address."""
 
 Tell = Callable[[str], None]
 """Shows one line to the user."""
@@ -162,7 +165,7 @@ def start(commands: Sequence[Command], *, patience_s: float, tell: Tell) -> list
     starting: list[_Starting] = []
     try:
         for command in commands:
-            starting.append(_spawn(command))
+            starting.append(_spawn(command))  # noqa: PERF401 - a failure must not lose the others
         _wait(starting, patience_s, tell)
         return [_started(each) for each in starting]
     except BaseException:
@@ -332,6 +335,10 @@ class ServerLaunch:
 def scheduler_command(options: LaunchOptions, manage_address: str) -> Command:
     """How a scheduler is started."""
     address = scheduler_http_address(manage_address)
+    try:
+        require_free(address)
+    except StartupError as exc:
+        raise StartupError(f"{SCHEDULER_FAILED} {address} ({exc})") from exc
     return Command(
         f"scheduler {address}",
         ["sched", "--foreground", f"--scheduler_manage_address={address}", *options.arguments()],

@@ -6,7 +6,7 @@ Names are the original's; each may be written with hyphens as well.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,19 +208,31 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_rest(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="handed on as they are")
+def _add_nothing(_parser: argparse.ArgumentParser) -> None:
+    """The command has a parser of its own."""
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "sched": ("start a scheduler", add_sched),
     "server": ("start servers", add_server),
     "device": ("be a device that trains with a function of yours", _add_device),
-    "demo": ("train on real data, from start to result", _add_rest),
+    "demo": ("train on real data, from start to result", _add_nothing),
     "state": ("show what a cluster is doing", _add_state),
     "finish": ("end a cluster's processes on this host", add_finish),
-    "model": ("show, and convert, a model file", _add_rest),
+    "model": ("show, and convert, a model file", _add_nothing),
 }
+
+
+HANDED_ON = ("demo", "model")
+"""Commands whose arguments are handed on as they are."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments of `fl-cluster`; exits with 2 and a sentence when they are wrong."""
+    if arguments and arguments[0] in HANDED_ON:
+        name, *rest = arguments
+        return argparse.Namespace(version=False, command=name, rest=rest)
+    return command_parser().parse_args(arguments)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -233,8 +245,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (summary, add) in COMMANDS.items():
-        add_help = name not in ("demo", "model")
-        add(commands.add_parser(name, help=summary, description=summary, add_help=add_help))
+        add(commands.add_parser(name, help=summary, description=summary))
     return parser
 
 

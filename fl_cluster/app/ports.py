@@ -44,6 +44,13 @@ def next_free_ports(
     raise StartupError(f"there are not {count} free ports from {first.port} upward")
 
 
+def require_free(address: Address) -> None:
+    """`StartupError` that names the holder when somebody listens on the address."""
+    if find_listener(address.host, address.port) is not None:
+        holder = describe_listener(address.host, address.port)
+        raise StartupError(f"{address} is already in use by {holder}")
+
+
 def _is_server_of(pid: int, yaml_config: str) -> bool:
     """Whether the process is a server that was started with this configuration file."""
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fl_cluster.api.management import ManagementPlane, Sources
 from fl_cluster.api.plain_http import Listener, Plane, listen
 from fl_cluster.app.identity import new_id, this_process
+from fl_cluster.app.launch import SCHEDULER_FAILED
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.config.addresses import Address, scheduler_http_address
 from fl_cluster.config.schema import JobSettings
@@ -89,6 +90,4 @@ async def _listen(plane: Plane, address: Address) -> Listener:
     try:
         return await listen(plane, address.host, address.port)
     except StartupError as exc:
-        raise StartupError(
-            f"The scheduler start http server failed, server address: {address} ({exc})"
-        ) from exc
+        raise StartupError(f"{SCHEDULER_FAILED} {address} ({exc})") from exc

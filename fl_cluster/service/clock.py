@@ -42,6 +42,7 @@ class Clock:
         self._finisher = finisher
         self._duties: list[Callable[[], Awaitable[None]]] = []
         self._store_was_away = False
+        self._is_deaf = False
 
     def each_second(self, duty: Callable[[], Awaitable[None]]) -> None:
         """Do this too at every look."""
@@ -76,9 +77,17 @@ class Clock:
         self._store_was_away = fault is not None
 
     async def _listen(self) -> None:
-        async with contextlib.aclosing(self._events.listen()) as words:  # type: ignore[type-var]
-            async for _ in words:
-                await self._view.refresh()
+        try:
+            async with contextlib.aclosing(self._events.listen()) as words:  # type: ignore[type-var]
+                async for _ in words:
+                    self._is_deaf = False
+                    await self._view.refresh()
+        except StoreUnavailable as exc:
+            # Whether more than the events is missing, a look will tell.
+            await self._view.refresh()
+            if not self._is_deaf:
+                logger.warning("no events from the store, looking each second instead: %s", exc)
+            self._is_deaf = True
 
     async def _tick(self) -> None:
         while True:

@@ -24,6 +24,9 @@ REFERENCE = flat.make_decoder(flat_reference.Decoder)
 GOLDEN = sorted((Path(__file__).resolve().parents[1] / "data" / "golden").glob("*.bin"))
 FLAT_CLASSES = [cls for cls, fields in SCHEMA.items() if any(f.slot is not None for f in fields)]
 
+# How long an example takes says nothing here, and sanitizers make all of them slow.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 INTS = st.integers(-(2**31), 2**31 - 1)
 ENUMS = st.integers(-128, 127)
 TEXTS = st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -96,6 +99,7 @@ def damaged(draw: st.DrawFn, bodies: st.SearchStrategy[bytes]) -> bytes:
     return bytes(body)
 
 
+@RELAXED
 @given(FLAT)
 def test_a_message_comes_back_from_flatbuffers_as_it_went(message: Any) -> None:
     body = flat.encode(message)
@@ -104,11 +108,13 @@ def test_a_message_comes_back_from_flatbuffers_as_it_went(message: Any) -> None:
     assert same(message, REFERENCE.decode(type(message), body))
 
 
+@RELAXED
 @given(NATIVE)
 def test_a_message_comes_back_from_msgpack_as_it_went(message: Any) -> None:
     assert same(message, packed.decode(type(message), packed.encode(message)))
 
 
+@RELAXED
 @given(NATIVE)
 def test_the_msgpack_library_finds_every_value_under_its_name(message: Any) -> None:
     body = msgpack.unpackb(packed.encode(message), unicode_errors="surrogateescape")
@@ -121,7 +127,7 @@ def test_the_msgpack_library_finds_every_value_under_its_name(message: Any) -> N
     assert expected == set(body)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@RELAXED
 @given(FLAT.flatmap(lambda m: st.tuples(st.just(type(m)), damaged(st.just(flat.encode(m))))))
 def test_damaged_flatbuffers_are_judged_alike_by_both_decoders(case: Any) -> None:
     cls, body = case
@@ -129,6 +135,7 @@ def test_damaged_flatbuffers_are_judged_alike_by_both_decoders(case: Any) -> Non
     assert same(outcome(REFERENCE.decode, cls, body), outcome(flat.decode, cls, body))
 
 
+@RELAXED
 @given(
     st.sampled_from(FLAT_CLASSES),
     damaged(st.sampled_from(GOLDEN).map(lambda path: path.read_bytes())),
@@ -137,12 +144,13 @@ def test_captured_bytes_read_as_any_message_are_judged_alike(cls: type[Any], bod
     assert same(outcome(REFERENCE.decode, cls, body), outcome(flat.decode, cls, body))
 
 
+@RELAXED
 @given(st.sampled_from(FLAT_CLASSES), st.binary(max_size=200))
 def test_random_bytes_are_judged_alike_by_both_decoders(cls: type[Any], body: bytes) -> None:
     assert same(outcome(REFERENCE.decode, cls, body), outcome(flat.decode, cls, body))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@RELAXED
 @given(NATIVE.flatmap(lambda m: st.tuples(st.just(type(m)), damaged(st.just(packed.encode(m))))))
 def test_damaged_msgpack_is_a_message_or_refused(case: Any) -> None:
     cls, body = case
@@ -154,6 +162,7 @@ def test_damaged_msgpack_is_a_message_or_refused(case: Any) -> None:
         assert same(result, packed.decode(cls, packed.encode(result)))
 
 
+@RELAXED
 @given(st.sampled_from(list(SCHEMA)), st.binary(max_size=200))
 def test_random_bytes_are_a_message_or_refused(cls: type[Any], body: bytes) -> None:
     assert isinstance(outcome(packed.decode, cls, body), cls | str)
@@ -171,6 +180,7 @@ JSON = st.recursive(
 )
 
 
+@RELAXED
 @given(st.sampled_from(list(SCHEMA)), st.data())
 def test_any_msgpack_under_known_names_is_a_message_or_refused_by_name(
     cls: type[Any], data: st.DataObject

@@ -392,6 +392,11 @@ def world() -> World:
 
 
 @pytest.fixture
+def interposed() -> type[Interposed]:
+    return Interposed
+
+
+@pytest.fixture
 async def job(world: World) -> World:
     """A job for four devices of which all four have to report."""
     return await world.open()

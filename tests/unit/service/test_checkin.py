@@ -121,24 +121,30 @@ async def test_a_lost_answer_is_a_fault_and_asking_again_says_what_became_of_it(
     assert answer.verdict is Verdict.ALREADY_CHECKED_IN
 
 
-async def test_one_that_never_finds_a_current_round_is_refused_in_the_end(job):
-    """However fast rounds follow each other, an offer ends."""
-    member = await job.member()
-    snapshot = member.rounds.store.snapshot
+class Overtaken:
+    """Rounds that end as soon as they were looked at."""
 
-    async def old() -> object:
-        found = await snapshot()
-        await job.round_store.abort(found.ref, Reason.JOB_DISABLED)
-        assert await other.finish()
+    def __init__(self, job, other) -> None:
+        self._job, self._other = job, other
+
+    def __getattr__(self, method: str):
+        return getattr(self._job.round_store, method)
+
+    async def snapshot(self):
+        found = await self._job.round_store.snapshot()
+        await self._job.round_store.abort(found.ref, Reason.JOB_DISABLED)
+        assert await self._other.finish()
         return found
 
-    other = await job.member("b")
-    member.rounds.store = type("Fast", (), {"snapshot": staticmethod(old)})()
-    member.rounds.store.check_in = job.round_store.check_in
-    member.rounds.store.tick = job.round_store.tick
+
+async def test_one_that_never_finds_a_current_round_is_refused_in_the_end(job):
+    """However fast rounds follow each other, an offer ends."""
+    member, other = await job.member(), await job.member("b")
     await job.round_store.abort(job.first, Reason.JOB_DISABLED)
     assert await other.finish()
+    member.rounds.store = Overtaken(job, other)
 
     answer = await member.desk.check_in(offer("d1"))
 
     assert answer.verdict is Verdict.COHORT_FULL
+    assert member.rounds.calls["check_in"] == 8

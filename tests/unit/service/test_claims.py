@@ -92,7 +92,7 @@ async def test_the_turn_lasts_until_a_claim_in_doubt_is_given_up(desk, fault):
 
 
 async def test_looking_for_stragglers_spares_a_device_whose_turn_it_is(desk):
-    claims, rounds, job = desk
+    claims, _, job = desk
     claims.give_up_later(job.first, "a", ["d1", "d2"])
     await asyncio.sleep(0.1)
     for device in ("d1", "d2"):

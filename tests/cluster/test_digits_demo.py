@@ -1,0 +1,141 @@
+"""`make run`: from nothing to a model, and nothing left behind, however it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_cluster.aggregate.model import Model
+from fl_cluster.store.model_files import read_model
+
+pytestmark = [pytest.mark.cluster, pytest.mark.redis]
+pytest.importorskip("sklearn")
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "digits" / "run.py"
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the program in a folder of its own; afterwards no process of it may run."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that work there, or on data that was made there."""
+    found = []
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        if (process.info["cwd"] or "").startswith(str(folder)):
+            found.append(" ".join(process.info["cmdline"] or []))
+    return found
+
+
+def test_twenty_devices_learn_to_read_digits(
+    demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = demo()
+    output, _ = process.communicate(timeout=50)
+
+    assert process.returncode == 0, output
+    rounds = re.findall(r"^ *(\d+)/15 +(\d+) +[\d.]+ +([\d.]+) +[\d.]+$", output, re.MULTILINE)
+    assert [int(number) for number, _, _ in rounds] == list(range(1, 16))
+    assert {int(devices) for _, devices, _ in rounds} == {20}
+    accuracy = re.search(r"accuracy on held-out data: ([\d.]+)", output)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.95
+    model = Model.from_arrays(read_model(tmp_path / "fl_data/demo/model.npz"))
+    assert model.digest[:16] in output
+    lines = (tmp_path / "fl_data/demo/metrics.json").read_text("utf-8").splitlines()
+    assert [json.loads(line)["iterationResult"] for line in lines] == ["success"] * 15
+    assert processes_in(tmp_path) == []
+
+
+def test_it_can_be_run_again_in_the_same_folder(
+    demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    outputs = []
+    for _ in range(2):
+        process = demo("--rounds=2", "--devices=3")
+        outputs.append(process.communicate(timeout=50)[0])
+        assert process.returncode == 0, outputs[-1]
+
+    digests = [re.findall(r"SHA-256 (\w+)", output) for output in outputs]
+    assert digests[0] == digests[1]
+    assert len((tmp_path / "fl_data/demo/metrics.json").read_text("utf-8").splitlines()) == 2
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("line", ["scheduler", "1/500", "3/500"])
+def test_it_can_be_stopped_at_any_moment(
+    line: str, sent: signal.Signals, demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = demo("--rounds=500")
+    assert process.stdout is not None
+    seen = ""
+    while line not in seen:
+        seen = process.stdout.readline()
+        assert seen, "the program ended early"
+
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=40)
+
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == "stopped; no process is left"
+    assert "Traceback" not in output
+    assert processes_in(tmp_path) == []
+
+
+def test_it_says_in_one_sentence_what_is_wrong(
+    demo: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = demo("--devices=1000")
+    output, _ = process.communicate(timeout=40)
+
+    assert process.returncode == 2
+    assert output.splitlines()[-1].endswith(
+        "--devices: 1000 devices need 10000 images, there are 1438"
+    )
+
+
+def test_it_is_ready_for_ctrl_c_before_it_has_started_anything(
+    demo: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = demo()
+    deadline = time.monotonic() + 10
+    while not psutil.Process(process.pid).memory_maps(grouped=True) or not any(
+        "umath" in region.path for region in psutil.Process(process.pid).memory_maps()
+    ):
+        assert time.monotonic() < deadline
+
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+
+    assert process.returncode == 130
+    assert output == "stopped\n"
