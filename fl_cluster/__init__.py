@@ -1,5 +1,7 @@
 """fl_cluster: a federated-learning cluster in which no acknowledged update is lost."""
 
-from fl_cluster.version import VERSION as __version__
+from fl_cluster.version import VERSION
+
+__version__ = VERSION
 
 __all__ = ["__version__"]

@@ -26,10 +26,10 @@ class FlClusterError(Exception):
 
     exit_code = ExitCode.BUG
 
-    def __new__(cls, *args: object, **kwargs: object) -> FlClusterError:
-        if cls is FlClusterError:
+    def __init__(self, message: str) -> None:
+        if type(self) is FlClusterError:
             raise TypeError("FlClusterError is abstract: raise one of its subclasses")
-        return super().__new__(cls)
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)

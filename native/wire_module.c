@@ -5,7 +5,10 @@
  * are slices of one NumPy view of the whole body, which costs a third of a view each.
  *
  * Functions that return an object return NULL when the walk found a flaw, with no exception
- * set, or when Python failed, with one; decode tells them apart at the end. */
+ * set, or when Python failed, with one; decode tells them apart at the end.
+ *
+ * One file, though a long one: the structs below are shared by everything here, and by
+ * nothing else. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -61,7 +64,7 @@ struct decoder {
 struct walk {
     struct fl_flat_walk flat;
     const struct module_state *state;
-    PyObject *body;            /* a read-only memoryview */
+    PyObject *body;            /* or a read-only view of it */
     PyObject *floats;          /* the body as float32, made when first needed */
     PyObject *int8s;           /* the body as int8, likewise */
     const struct table *table; /* where the flaw was found, innermost */

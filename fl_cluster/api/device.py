@@ -99,7 +99,7 @@ class DevicePlane:
         dialect = dialect_of(request)
         closed = self._gate(is_read=is_read)
         if closed is not None:
-            return dialect.refuse_plainly(refuse(dialect, closed), closed)
+            return dialect.refuse(refuse(dialect, closed), closed)
         try:
             body = await self._reader.read(request)
             try:
@@ -113,7 +113,7 @@ class DevicePlane:
         except (TooBusy, StoreUnavailable, StoreCorrupt) as exc:
             logger.info("%s is refused for now: %s", request.path, exc or type(exc).__name__)
             refusal = refusals.UNAVAILABLE
-            return dialect.refuse_plainly(refuse(dialect, refusal), refusal)
+            return dialect.refuse(refuse(dialect, refusal), refusal)
         except Truncated as exc:
             raise ConnectionResetError(f"{request.path}: the body ended early") from exc
 
@@ -121,7 +121,7 @@ class DevicePlane:
         """Why nothing but reading, or nothing at all, is served now."""
         if self._view.snapshot.is_closed:
             return None if is_read else refusals.JOB_FINISHED
-        if self._view.job.state == "disabled":
+        if self._view.snapshot.is_disabled:
             return refusals.JOB_DISABLED
         if not self._view.is_available and not is_read:
             return refusals.UNAVAILABLE
@@ -168,7 +168,8 @@ class DevicePlane:
             return self._refuse_form(dialect, refusals.CHECK_IN_SCHEMA, exc), False
         device = asked.fl_id
         if device is None or (not dialect.is_native and None in (asked.fl_name, asked.timestamp)):
-            return self._refuse_fields(dialect), False
+            lacking = refusals.CHECK_IN_FIELDS
+            return dialect.refuse(self._replies.refuse_check_in(dialect, lacking), lacking), False
         refusal = await self._judge_size(asked.data_size)
         if refusal is None:
             offer = Offer(device, asked.data_size, asked.eval_data_size)
@@ -178,11 +179,8 @@ class DevicePlane:
                 self._note_served()
                 ready = await self._replies.admit(dialect, found.snapshot, asked.model_round)
                 return dialect.success(ready), True
-            if self._view.snapshot.is_closed:
-                refusal = refusals.JOB_FINISHED
-                response = self._replies.refuse_check_in(dialect, refusal, device)
-                return dialect.refuse_plainly(response, refusal), False
-            refusal = refusals.CHECK_IN[found.verdict]
+            is_over = self._view.snapshot.is_closed
+            refusal = refusals.JOB_FINISHED if is_over else refusals.CHECK_IN[found.verdict]
         response = self._replies.refuse_check_in(dialect, refusal, device)
         return dialect.refuse(response, refusal), False
 
@@ -199,16 +197,6 @@ class DevicePlane:
         if dialect.is_native:
             response = response._replace(reason=f"{refusal.text} {fault}")
         return dialect.refuse(response, refusal)
-
-    def _refuse_fields(self, dialect: Dialect) -> Answer:
-        refusal = Refusal(
-            refusals.Word.INVALID,
-            messages.ResponseCode.RequestError,
-            400,
-            refusals.Retry.NEVER,
-            refusals.CHECK_IN_FIELDS,
-        )
-        return dialect.refuse_plainly(self._replies.refuse_check_in(dialect, refusal), refusal)
 
     # -- report --------------------------------------------------------------------------
 

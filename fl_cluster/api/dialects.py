@@ -47,11 +47,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def refuse(self, response: Response, refusal: Refusal) -> Answer:
-        """A refusal as a message."""
-
-    @abstractmethod
-    def refuse_plainly(self, response: Response, refusal: Refusal) -> Answer:
-        """A refusal that existing devices know as plain text."""
+        """A refusal, as a message or as the text that devices know it by."""
 
 
 class FlatDialect(Dialect):
@@ -69,12 +65,7 @@ class FlatDialect(Dialect):
         return Answer(body)
 
     def refuse(self, response: Response, refusal: Refusal) -> Answer:
-        del refusal
-        return Answer(flat.encode(response))
-
-    def refuse_plainly(self, response: Response, refusal: Refusal) -> Answer:
-        del response
-        return Answer(refusal.text.encode())
+        return Answer(refusal.text.encode() if refusal.is_plain else flat.encode(response))
 
 
 class PackedDialect(Dialect):
@@ -97,9 +88,6 @@ class PackedDialect(Dialect):
             headers["Retry-After"] = str(math.ceil(response.retry_after_ms / 1000))
         body = packed.encode(response)
         return Answer(body, status=refusal.status, headers=headers, content_type=PACKED_TYPE)
-
-    def refuse_plainly(self, response: Response, refusal: Refusal) -> Answer:
-        return self.refuse(response, refusal)
 
 
 FLAT = FlatDialect()

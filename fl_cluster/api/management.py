@@ -123,7 +123,7 @@ class ManagementPlane:
         snapshot = await self._sources.rounds.snapshot()
         return {
             "durability": {"level": durability.level.value, "meaning": durability.sentence},
-            "job": None if job is None else _job_detail(self._job_name, job),
+            "job": None if job is None else _job_detail(self._job_name, job, snapshot),
             "members": [_member_detail(member) for member in await self._members()],
             "round": None if snapshot is None else _round_detail(snapshot),
             "scheduler": {"kernel": self._me.kernel, "version": self._me.version},
@@ -168,12 +168,12 @@ def _nodes(members: Sequence[Member]) -> list[dict[str, str]]:
     ]
 
 
-def _job_detail(name: str, job: JobRecord) -> dict[str, Any]:
+def _job_detail(name: str, job: JobRecord, snapshot: Snapshot | None) -> dict[str, Any]:
     return {
         "instance": job.instance,
         "name": name,
         "rounds_total": job.rounds_total,
-        "state": job.state,
+        "state": None if snapshot is None else snapshot.job_state,
     }
 
 

@@ -43,6 +43,8 @@ class Refusal:
     status: int
     retry: Retry
     text: str
+    is_plain: bool = False
+    """Existing devices know this one as plain text, and search for it."""
 
 
 SAFEMODE = "The cluster is in safemode."
@@ -54,6 +56,26 @@ NOT_NOW = Refusal(
 )
 """For verdicts between members, which no device causes and none should see."""
 
+JOB_FINISHED = Refusal(
+    Word.JOB_FINISHED,
+    ResponseCode.OutOfTime,
+    410,
+    Retry.NEVER,
+    DISABLED_OR_FINISHED,
+    is_plain=True,
+)
+JOB_DISABLED = Refusal(
+    Word.JOB_DISABLED,
+    ResponseCode.OutOfTime,
+    503,
+    Retry.SOON,
+    DISABLED_OR_FINISHED,
+    is_plain=True,
+)
+UNAVAILABLE = Refusal(
+    Word.UNAVAILABLE, ResponseCode.OutOfTime, 503, Retry.SOON, SAFEMODE, is_plain=True
+)
+
 _BETWEEN_MEMBERS = (
     Verdict.MOVED_ON,
     Verdict.LATE,
@@ -63,6 +85,8 @@ _BETWEEN_MEMBERS = (
     Verdict.NOTHING_TO_FINISH,
     Verdict.LEASED,
     Verdict.LEASE_LOST,
+    Verdict.ALREADY_DISABLED,
+    Verdict.ALREADY_ENABLED,
 )
 
 _CHECK_IN_FULL = Refusal(
@@ -83,6 +107,8 @@ CHECK_IN: dict[Verdict, Refusal] = {
         Retry.NEXT_ROUND,
         "Updating device metadata failed for fl id {device}",
     ),
+    Verdict.JOB_DISABLED: JOB_DISABLED,
+    Verdict.JOB_FINISHED: JOB_FINISHED,
     Verdict.NOT_IN_COHORT: NOT_NOW,
     Verdict.STALE_ROUND: NOT_NOW,
     Verdict.DUPLICATE: NOT_NOW,
@@ -118,6 +144,8 @@ REPORT: dict[Verdict, Refusal] = {
         Retry.NEXT_ROUND,
         "Updating metadata of UpdateModelClientList failed for fl id {device}",
     ),
+    Verdict.JOB_DISABLED: JOB_DISABLED,
+    Verdict.JOB_FINISHED: JOB_FINISHED,
     Verdict.COHORT_FULL: NOT_NOW,
     Verdict.ALREADY_CHECKED_IN: NOT_NOW,
 } | dict.fromkeys(_BETWEEN_MEMBERS, NOT_NOW)
@@ -137,7 +165,14 @@ CHECK_IN_SCHEMA = Refusal(
     Retry.NEVER,
     "The schema of RequestFLJob is invalid.",
 )
-CHECK_IN_FIELDS = "Verify flatbuffers schema failed for RequestFLJob."
+CHECK_IN_FIELDS = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "Verify flatbuffers schema failed for RequestFLJob.",
+    is_plain=True,
+)
 DATA_SIZE_SMALL = Refusal(
     Word.INVALID,
     ResponseCode.OutOfTime,
@@ -182,10 +217,3 @@ MODEL_NOT_READY = Refusal(
     "1. Client doesn't not send enough update model request.\n"
     "2. Worker has not push weights to server.",
 )
-JOB_FINISHED = Refusal(
-    Word.JOB_FINISHED, ResponseCode.OutOfTime, 410, Retry.NEVER, DISABLED_OR_FINISHED
-)
-JOB_DISABLED = Refusal(
-    Word.JOB_DISABLED, ResponseCode.OutOfTime, 503, Retry.SOON, DISABLED_OR_FINISHED
-)
-UNAVAILABLE = Refusal(Word.UNAVAILABLE, ResponseCode.OutOfTime, 503, Retry.SOON, SAFEMODE)

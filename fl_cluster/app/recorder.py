@@ -71,10 +71,10 @@ class FileRecorder:
         return RoundSummary(
             job=self._job,
             instance=ended.ref.instance,
-            instance_state=STATE_WORDS.get(ended.job.state, ended.job.state),
+            instance_state=STATE_WORDS[ended.job_state],
             round_number=ended.ref.number,
             rounds_total=ended.job.rounds_total,
-            is_success=ended.reason is None,
+            is_success=ended.is_success,
             started_ms=ended.opened_at,
             ended_ms=time.time_ns() // 1_000_000,
             loss=weighted_mean((u.loss, u.data_size) for u in ended.reported),

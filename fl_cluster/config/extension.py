@@ -68,9 +68,9 @@ CLUSTER = Block(
             INT,
             "bytes_in_flight_mb",
             (
-                "MiB of request bodies a server holds at a time; beyond it others wait, then are told "
-                "to come back, so that memory does not grow with their number; 0: three of the "
-                "largest bodies, at least 64."
+                "MiB of request bodies a server holds at a time; beyond it others wait, then are "
+                "told to come back, so that memory does not grow with their number; 0: three of "
+                "the largest bodies, at least 64."
             ),
             default=0,
             rule=Between(0, 1_048_576),

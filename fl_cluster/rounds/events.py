@@ -39,6 +39,12 @@ class Verdict(StrEnum):
     LEASED = "leased"
     """Another member is finishing the round."""
     LEASE_LOST = "lease_lost"
+    JOB_DISABLED = "job_disabled"
+    """Somebody has disabled the job, and nobody has enabled it again."""
+    JOB_FINISHED = "job_finished"
+    """The job has run all its rounds."""
+    ALREADY_DISABLED = "already_disabled"
+    ALREADY_ENABLED = "already_enabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,8 @@ class Publish:
 
     ref: RoundRef
     member: str
+    successor: str = ""
+    """The instance whose first round it has prepared; empty for the next round of this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,26 @@ class ModelServed:
     """A device was handed the model that the round before this one ended with."""
 
     ref: RoundRef
+
+
+@dataclass(frozen=True, slots=True)
+class Disable:
+    """An operator stops the job until it is enabled again; the round under way is given up."""
+
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Enable:
+    """An operator lets a disabled job go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """An operator wants a new run, from round 1 and from the newest weights."""
+
+    instance: str
+    at: Millis
 
 
 Event = (
@@ -146,4 +174,7 @@ Event = (
     | TakeLease
     | Publish
     | ModelServed
+    | Disable
+    | Enable
+    | Restart
 )

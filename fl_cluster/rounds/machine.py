@@ -20,12 +20,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Disable,
+    Enable,
     Event,
     MemberLost,
     ModelServed,
     Publish,
     Release,
     Report,
+    Restart,
     TakeLease,
     Tick,
     Verdict,
@@ -44,6 +47,7 @@ from fl_cluster.rounds.phases import (
     Phase,
     Reason,
     Reporting,
+    RoundRef,
     Selecting,
     Waiting,
 )
@@ -61,6 +65,10 @@ class Round:
     """Whether any device has been handed the model that the round before ended with.  Until
     then an update for that round is told that the round has enough, not that it is stale:
     the device cannot know yet that its round is over."""
+    is_disabled: bool = False
+    """Whether an operator has stopped the job."""
+    successor: str = ""
+    """The instance that begins when this round is over; empty when this one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +81,29 @@ class Step:
 
 def step(before: Round, event: Event) -> Step:
     """The round after the event, and the verdict on it."""
-    if not isinstance(event, MemberLost) and event.ref != before.phase.ref:
+    if isinstance(event, MemberLost):
+        return _lose(before, event.member)
+    if isinstance(event, Disable | Enable | Restart):
+        return _steer(before, event)
+    if event.ref != before.phase.ref:
         return Step(before, Verdict.MOVED_ON)
     if isinstance(event, Claim | Release | Report | TakeLease | Publish) and (
         event.member in before.fenced
     ):
         return Step(before, Verdict.FENCED)
-    if isinstance(event, MemberLost):
-        return _lose(before, event.member)
     if isinstance(event, ModelServed):
         after = before if before.served else replace(before, served=True)
         return Step(after, Verdict.ACCEPTED)
+    if isinstance(event, CheckIn) and before.is_disabled:
+        return Step(before, Verdict.JOB_DISABLED)
     if (
         isinstance(event, Claim)
         and not before.served
         and event.number == before.phase.ref.number - 1
     ):
         return Step(before, Verdict.ENOUGH)
+    if isinstance(event, Publish) and event.successor != before.successor:
+        return Step(before, Verdict.MOVED_ON)
     phase, verdict = _apply(before.phase, event)
     if phase is before.phase:
         return Step(before, verdict)
@@ -118,6 +132,36 @@ def _apply(
             return _publish(phase, event)
         case _:
             assert_never(event)
+
+
+def _steer(before: Round, event: Disable | Enable | Restart) -> Step:
+    """What an operator does to the job as a whole."""
+    if isinstance(event, Restart):
+        phase = before.phase
+        if isinstance(phase, Waiting | Selecting | Reporting | Closed):
+            phase = _given_up(phase, Reason.JOB_RESTARTED, event.at)
+        after = replace(before, phase=phase, is_disabled=False, successor=event.instance)
+        return Step(after, Verdict.ACCEPTED)
+    if isinstance(before.phase, Closed):
+        return Step(before, Verdict.JOB_FINISHED)
+    if isinstance(event, Enable):
+        if not before.is_disabled:
+            return Step(before, Verdict.ALREADY_ENABLED)
+        return Step(replace(before, is_disabled=False), Verdict.ACCEPTED)
+    if before.is_disabled:
+        return Step(before, Verdict.ALREADY_DISABLED)
+    phase = before.phase
+    if isinstance(phase, Waiting | Selecting | Reporting):
+        phase = _given_up(phase, Reason.JOB_DISABLED, event.at)
+    return Step(replace(before, phase=phase, is_disabled=True), Verdict.ACCEPTED)
+
+
+def _given_up(
+    phase: Waiting | Selecting | Reporting | Closed, reason: Reason, at: Millis
+) -> Abandoning:
+    if isinstance(phase, Waiting | Closed):
+        return Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
+    return _abandoning(phase, reason, at)
 
 
 def _lose(before: Round, member: str) -> Step:
@@ -264,10 +308,9 @@ def _abandoning(phase: Collecting | Ending, reason: Reason, at: Millis) -> Aband
 
 def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
     match phase:
-        case Waiting():
-            over = Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
-            return over, Verdict.ACCEPTED
-        case Selecting() | Reporting() | Aggregating():
+        case Waiting() | Selecting() | Reporting():
+            return _given_up(phase, reason, at), Verdict.ACCEPTED
+        case Aggregating():
             return _abandoning(phase, reason, at), Verdict.ACCEPTED
         case Abandoning() | Committed() | Abandoned() | Closed():
             return phase, Verdict.NOTHING_TO_FINISH
@@ -296,8 +339,14 @@ def _publish(phase: Phase, event: Publish) -> tuple[Phase, Verdict]:
 
 
 def open_next(finished: Round, plan: RoundPlan, *, closes: bool) -> Round:
-    """The round after a finished one; none any more when the job `closes`."""
+    """The round after a finished one; none any more when the job `closes`.
+
+    With a successor it is the first round of that instance, whatever else was to come.
+    """
     phase = finished.phase
     assert isinstance(phase, Committed | Abandoned), phase
+    if finished.successor:
+        return Round(Waiting(RoundRef(finished.successor, 1), plan), finished.fenced)
     ref = phase.ref.next()
-    return Round(Closed(ref) if closes else Waiting(ref, plan), finished.fenced, served=False)
+    after = Closed(ref, plan) if closes else Waiting(ref, plan)
+    return Round(after, finished.fenced, served=False, is_disabled=finished.is_disabled)

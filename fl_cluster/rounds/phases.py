@@ -52,6 +52,7 @@ class Reason(StrEnum):
     ROUND_WINDOW = "round_window"
     AGGREGATE_FAILED = "aggregate_failed"
     JOB_DISABLED = "job_disabled"
+    JOB_RESTARTED = "job_restarted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ class Closed:
     """The job has run all its rounds; `ref` names the one that will never open."""
 
     ref: RoundRef
+    plan: RoundPlan
 
 
 Phase = Waiting | Selecting | Reporting | Aggregating | Abandoning | Committed | Abandoned | Closed

@@ -24,14 +24,23 @@ from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer, Scaling
 from fl_cluster.aggregate.scale import exponents
+from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
+from fl_cluster.service.job import plan_of
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
-from fl_cluster.store.ports import JobRecord, ModelRecord, Outcome, ReportedUpdate, Snapshot
+from fl_cluster.store.ports import (
+    JobRecord,
+    ModelRecord,
+    Outcome,
+    ReportedUpdate,
+    Snapshot,
+    Successor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +53,10 @@ class EndedRound:
     job: JobRecord
     reason: Reason | None
     """Why it was abandoned; None when it has a new model."""
+    job_state: str
+    """running | disabled | finished: the job's before this round ended."""
+    is_success: bool
+    """Whether it has a new model; for a round cut off by a new run, how the last one ended."""
     opened_at: Millis | None
     ended_at: Millis
     """When the goal was met or time ran out; the same whichever member finishes the round."""
@@ -194,8 +207,24 @@ class Finisher:
             return Verdict.LEASE_LOST
         await asyncio.to_thread(self._recorder.record, ended)
         finishes_job = ref.number >= task.job.rounds_total
-        outcome = Outcome(record, finishes_job, 0 if ended.is_event else ended.failures_in_a_row)
+        outcome = Outcome(
+            record,
+            finishes_job,
+            0 if ended.is_event else ended.failures_in_a_row,
+            await self._successor(task, model, record),
+        )
         return await self._publish(ref, outcome, [each.blob for each in stored.pointers.values()])
+
+    async def _successor(self, task: Task, model: Model, record: ModelRecord) -> Successor | None:
+        """The first round of the run that is to begin, from the newest weights."""
+        if not task.snapshot.successor:
+            return None
+        job = await self._stores.jobs.successor()
+        if job is None or job.instance != task.snapshot.successor:
+            raise StoreCorrupt(f"round {task.ref}: the record of the run to begin is missing")
+        plan = plan_of(SharedParameters.parse(job.hyper_parameters))
+        scales = await asyncio.to_thread(exponents, model, plan.cohort_size)
+        return Successor(job.instance, plan, replace(record, number=0, exponents=scales))
 
     async def _find(self, task: Task) -> Stored:
         """What the store holds of the round; what is damaged does not keep one from ending."""
@@ -225,10 +254,15 @@ class Finisher:
     async def _account(self, task: Task, stored: Stored, model: Model) -> EndedRound:
         snapshot = task.snapshot
         await self._visits.flush(task.ref)
-        failures = 0 if snapshot.reason is None else snapshot.failures_in_a_row + 1
+        is_cut_off = snapshot.reason is Reason.JOB_RESTARTED
+        is_failure = snapshot.reason is not None and not is_cut_off
+        failures = snapshot.failures_in_a_row + 1 if is_failure else 0
+        ran_out = task.ref.number > task.job.rounds_total
         return EndedRound(
             ref=task.ref,
             job=task.job,
+            job_state="finished" if ran_out else snapshot.job_state,
+            is_success=snapshot.last_outcome != "abandoned" if is_cut_off else not is_failure,
             reason=snapshot.reason,
             opened_at=snapshot.opened_at,
             ended_at=snapshot.ended_at or Millis(0),

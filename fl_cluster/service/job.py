@@ -48,7 +48,7 @@ async def open_job(
     StartupError says what of the model or of the settings differs from the job's.
     """
     record = JobRecord(
-        instance, "running", parameters.rounds_total, parameters.text, start.model.layout.to_json()
+        instance, parameters.rounds_total, parameters.text, start.model.layout.to_json()
     )
     if await _create(stores, record, start, attempt=1):
         logger.info("job created: instance %s, round %d is next", instance, start.number + 1)

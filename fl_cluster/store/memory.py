@@ -6,19 +6,21 @@ The round is exactly what `rounds.step` makes of it.  Nothing here survives the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Disable,
+    Enable,
     Event,
     MemberLost,
     ModelServed,
     Publish,
     Release,
     Report,
+    Restart,
     TakeLease,
     Tick,
     Verdict,
@@ -41,6 +43,7 @@ from fl_cluster.store.ports import (
     Buffer,
     ClaimAnswer,
     ClaimRequest,
+    Counts,
     JobRecord,
     ModelRecord,
     Offer,
@@ -70,6 +73,7 @@ class MemoryJobStore:
 
     def __init__(self) -> None:
         self.record: JobRecord | None = None
+        self.next: JobRecord | None = None
         self.rounds: MemoryRoundStore | None = None
         self.kept: dict[int, ModelRecord] = {}
         self._clock: Callable[[], int] = lambda: 0
@@ -91,6 +95,9 @@ class MemoryJobStore:
     async def job(self) -> JobRecord | None:
         return self.record
 
+    async def successor(self) -> JobRecord | None:
+        return self.next
+
     async def models(self) -> Mapping[int, ModelRecord]:
         return dict(self.kept)
 
@@ -106,6 +113,8 @@ class MemoryRoundStore:
         self._clock = clock
         self._round = Round(Waiting(first, plan))
         self._failures = 0
+        self._last_outcome = ""
+        self._answered: set[tuple[RoundRef, str]] = set()
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
@@ -127,6 +136,9 @@ class MemoryRoundStore:
             lease_until=lease.until if lease else None,
             served=self._round.served,
             failures_in_a_row=self._failures,
+            is_disabled=self._round.is_disabled,
+            successor=self._round.successor,
+            last_outcome=self._last_outcome,
         )
 
     async def load(self) -> Round:
@@ -177,16 +189,21 @@ class MemoryRoundStore:
 
     async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
         ending = self._round.phase
-        verdict = self._step(Publish(ref, member))
+        successor = outcome.successor
+        name = successor.instance if successor else ""
+        verdict = self._step(Publish(ref, member, name))
         if verdict is not Verdict.ACCEPTED:
             return verdict
         assert isinstance(ending, Ending)
         self._finished[ref] = ending
         self._failures = outcome.failures_in_a_row
+        self._last_outcome = "committed" if isinstance(ending, Aggregating) else "abandoned"
         self._jobs.kept[ref.number] = outcome.model
         self._jobs.kept.pop(ref.number - KEPT_MODELS, None)
-        if outcome.finishes_job and self._jobs.record is not None:
-            self._jobs.record = replace(self._jobs.record, state="finished")
+        if successor is not None:
+            self._plan, self._last_outcome = successor.plan, ""
+            self._jobs.record, self._jobs.next = self._jobs.next, None
+            self._jobs.kept = {0: successor.model}
         self._round = open_next(self._round, self._plan, closes=outcome.finishes_job)
         return verdict
 
@@ -195,6 +212,29 @@ class MemoryRoundStore:
 
     async def member_lost(self, member: str, at: Millis | None = None) -> Verdict:
         return self._step(MemberLost(member, self._at(at)))
+
+    async def disable(self, at: Millis | None = None) -> Verdict:
+        return self._step(Disable(self._at(at)))
+
+    async def enable(self) -> Verdict:
+        return self._step(Enable())
+
+    async def restart(self, job: JobRecord, at: Millis | None = None) -> Verdict:
+        self._jobs.next = job
+        return self._step(Restart(job.instance, self._at(at)))
+
+    async def counts(self, ref: RoundRef) -> Counts:
+        known = self._known(ref)
+        if known is None:
+            return Counts(0, 0, 0)
+        claims = len(known.claims) if isinstance(known, Collecting) else 0
+        return Counts(len(known.cohort), claims, len(known.reports))
+
+    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
+        self._answered.update((ref, device) for device in devices)
+
+    async def was_answered(self, ref: RoundRef, device: str) -> bool:
+        return (ref, device) in self._answered
 
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:
         known = self._known(ref)

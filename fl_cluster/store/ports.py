@@ -120,6 +120,11 @@ class Snapshot:
     served: bool
     failures_in_a_row: int
     """How many rounds before this one were abandoned one after the other, since last told."""
+    is_disabled: bool
+    successor: str
+    """The instance that begins when this round is over; empty when this one goes on."""
+    last_outcome: str
+    """committed | abandoned: how the round before ended; empty when there was none."""
 
     @property
     def is_collecting(self) -> bool:
@@ -135,6 +140,13 @@ class Snapshot:
     def is_closed(self) -> bool:
         """Whether the job has run all its rounds."""
         return self.phase == "closed"
+
+    @property
+    def job_state(self) -> str:
+        """running | disabled | finished."""
+        if self.is_closed:
+            return "finished"
+        return "disabled" if self.is_disabled else "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +170,29 @@ class JobRecord:
     """One training run as all members share it."""
 
     instance: str
-    state: str
-    """running | disabled | finished | stopped."""
     rounds_total: int
     hyper_parameters: str
     """JSON object under the names of the management plane."""
     layout: str
     """JSON list of tensors: name, shape, whether aggregated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The first round of a new instance, and the model it starts from, as number 0."""
+
+    instance: str
+    plan: RoundPlan
+    model: ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How full the current round is."""
+
+    cohort: int
+    claims: int
+    reports: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +203,8 @@ class Outcome:
     finishes_job: bool
     failures_in_a_row: int = 0
     """What the next round shall know of how many rounds have failed."""
+    successor: Successor | None = None
+    """What begins instead of the next round."""
 
 
 class RoundStore(Protocol):
@@ -228,6 +258,24 @@ class RoundStore(Protocol):
     async def member_lost(self, member: str, at: Millis | None = None) -> Verdict:
         """Fence a member and free its claims and its lease."""
 
+    async def disable(self, at: Millis | None = None) -> Verdict:
+        """Stop the job; a round that still collects is given up."""
+
+    async def enable(self) -> Verdict:
+        """Let a disabled job go on."""
+
+    async def restart(self, job: JobRecord, at: Millis | None = None) -> Verdict:
+        """Begin the run `job` as soon as the current round is over; it is given up if it can be."""
+
+    async def counts(self, ref: RoundRef) -> Counts:
+        """How many devices are in the round, being folded, and counted."""
+
+    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
+        """Note that these devices have been told that their update is counted."""
+
+    async def was_answered(self, ref: RoundRef, device: str) -> bool:
+        """Whether the device has been told, as far as is known."""
+
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:
         """Member -> pointer to its stored partial, in a fixed order."""
 
@@ -254,6 +302,9 @@ class JobStore(Protocol):
 
     async def job(self) -> JobRecord | None:
         """The current run; None when there is none."""
+
+    async def successor(self) -> JobRecord | None:
+        """The run that begins when the current round is over; None when none is to."""
 
     async def models(self) -> Mapping[int, ModelRecord]:
         """Round number -> model, the last three."""

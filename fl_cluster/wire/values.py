@@ -47,7 +47,7 @@ def _mismatch(expected: str, value: object) -> Unfit:
 
 
 def boolean(value: object) -> bool:
-    if not isinstance(value, bool | np.bool):
+    if not isinstance(value, bool | np.bool_):
         raise _mismatch("a bool", value)
     return bool(value)
 

@@ -41,9 +41,18 @@ class RedisJobStore:
         return records.job_of(records.text_fields(_pairs(raw))) if raw else None
 
     async def cluster_state(self) -> str | None:
-        """The run's state word; None when no run is known."""
-        raw = await self._connection.command("HGET", self._keys.instance, "state")
-        return raw.decode() if raw else None
+        """running | disabled | finished; None when no run is known."""
+        found = await self._connection.command("HMGET", self._keys.round, "phase", "is_disabled")
+        phase, is_disabled = found
+        if phase is None:
+            return None
+        if phase == b"closed":
+            return "finished"
+        return "disabled" if is_disabled == b"1" else "running"
+
+    async def successor(self) -> JobRecord | None:
+        raw = await self._connection.command("HGETALL", self._keys.successor)
+        return records.job_of(records.text_fields(_pairs(raw))) if raw else None
 
     async def models(self) -> Mapping[int, ModelRecord]:
         raw = _pairs(await self._connection.command("HGETALL", self._keys.models))

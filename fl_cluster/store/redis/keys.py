@@ -25,8 +25,13 @@ class JobKeys:
 
     @property
     def instance(self) -> str:
-        """Hash: the training run: name, state, hyper-parameters, model layout."""
+        """Hash: the training run: name, rounds, hyper-parameters, model layout."""
         return self._key("instance")
+
+    @property
+    def successor(self) -> str:
+        """Hash: the run that begins when the current round is over; absent otherwise."""
+        return self._key("successor")
 
     @property
     def round(self) -> str:
@@ -73,6 +78,10 @@ class JobKeys:
     def partials(self, ref: str) -> str:
         """Hash: member id -> pointer to the blob of its partial, with its weight sums."""
         return self._key("round", ref, "partials")
+
+    def answered(self, ref: str) -> str:
+        """Set: devices that have been told that their update is counted."""
+        return self._key("round", ref, "answered")
 
     def visits(self, ref: str) -> str:
         """Hash: counter name -> how many requests of that kind and outcome came."""

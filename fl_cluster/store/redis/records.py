@@ -71,13 +71,21 @@ def first_round_fields(ref: RoundRef, plan: RoundPlan) -> dict[str, str]:
         "lease_until": "",
         "served": "1",
         "failures_in_a_row": "0",
+        "is_disabled": "0",
+        "successor": "",
+        "last_outcome": "",
     }
-    return fields | {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
+    return fields | plan_fields(plan)
 
 
 def plan_of(fields: Fields) -> RoundPlan:
     """The plan that a round's hash carries."""
     return RoundPlan(**{name: int(fields[name]) for name in PLAN_FIELDS})
+
+
+def plan_fields(plan: RoundPlan) -> dict[str, str]:
+    """The part of a round's hash that is its plan."""
+    return {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
 
 
 def snapshot_of(fields: Fields) -> Snapshot:
@@ -96,6 +104,9 @@ def snapshot_of(fields: Fields) -> Snapshot:
             lease_until=_instant(fields["lease_until"]),
             served=fields["served"] == "1",
             failures_in_a_row=int(fields["failures_in_a_row"]),
+            is_disabled=fields["is_disabled"] == "1",
+            successor=fields["successor"],
+            last_outcome=fields["last_outcome"],
         )
     except (KeyError, ValueError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
@@ -129,7 +140,7 @@ def phase_of(
     if name == "waiting":
         return Waiting(ref, plan)
     if name == "closed":
-        return Closed(ref)
+        return Closed(ref, plan)
     if name in ("selecting", "reporting"):
         kind = Selecting if name == "selecting" else Reporting
         return kind(
@@ -157,7 +168,13 @@ def phase_of(
 def round_of(fields: Fields, parts: Sequence[Fields], fenced: frozenset[str]) -> Round:
     """The round that the stored hashes are; `parts` as `phase_of` takes them."""
     try:
-        return Round(phase_of(fields, *parts), fenced, fields["served"] == "1")
+        return Round(
+            phase_of(fields, *parts),
+            fenced,
+            served=fields["served"] == "1",
+            is_disabled=fields["is_disabled"] == "1",
+            successor=fields["successor"],
+        )
     except (KeyError, ValueError, TypeError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's records are not ours: {exc!r} in {fields}") from exc
 
@@ -252,7 +269,6 @@ def job_fields(job: JobRecord) -> dict[str, str]:
     """The hash of a job's run."""
     return {
         "name": job.instance,
-        "state": job.state,
         "rounds_total": str(job.rounds_total),
         "hyper_parameters": job.hyper_parameters,
         "layout": job.layout,
@@ -264,7 +280,6 @@ def job_of(fields: Fields) -> JobRecord:
     try:
         return JobRecord(
             fields["name"],
-            fields["state"],
             int(fields["rounds_total"]),
             fields["hyper_parameters"],
             fields["layout"],

@@ -12,6 +12,8 @@ from fl_cluster.rounds.plan import Millis
 from fl_cluster.store.ports import (
     ClaimAnswer,
     ClaimRequest,
+    Counts,
+    JobRecord,
     Offer,
     Outcome,
     Receipt,
@@ -152,16 +154,19 @@ class RedisRoundStore:
             self._keys.models,
             self._keys.instance,
             self._keys.fenced,
+            self._keys.successor,
             self._keys.cohort(token),
             self._keys.claims(token),
             self._keys.reports(token),
             self._keys.partials(token),
+            self._keys.answered(token),
             self._keys.visits(token),
         )
-        args = (
+        successor = outcome.successor
+        args: list[Argument] = [
             token,
             member,
-            str(ref.next()),
+            str(RoundRef(successor.instance, 1) if successor else ref.next()),
             records.model_text(outcome.model),
             ref.number - KEPT_MODELS,
             "1" if outcome.finishes_job else "0",
@@ -169,7 +174,12 @@ class RedisRoundStore:
             self._keys.events,
             outcome.failures_in_a_row,
             call_name(),
-        )
+            successor.instance if successor else "",
+            records.model_text(successor.model) if successor else "",
+        ]
+        if successor is not None:
+            for name, value in records.plan_fields(successor.plan).items():
+                args += (name, value)
         return _verdict(await self._connection.run("publish", keys, args))
 
     async def model_served(self, ref: RoundRef) -> Verdict:
@@ -185,6 +195,37 @@ class RedisRoundStore:
             verdict = _verdict(await self._connection.run("member_lost", keys, args))
             if verdict is not Verdict.MOVED_ON or not token:
                 return verdict
+
+    async def disable(self, at: Millis | None = None) -> Verdict:
+        args = (_instant(at), self._keys.events)
+        return _verdict(await self._connection.run("disable", (self._keys.round,), args))
+
+    async def enable(self) -> Verdict:
+        args = (self._keys.events,)
+        return _verdict(await self._connection.run("enable", (self._keys.round,), args))
+
+    async def restart(self, job: JobRecord, at: Millis | None = None) -> Verdict:
+        args: list[Argument] = [_instant(at), self._keys.events, job.instance]
+        for name, value in records.job_fields(job).items():
+            args += (name, value)
+        keys = (self._keys.round, self._keys.successor)
+        return _verdict(await self._connection.run("restart", keys, args))
+
+    async def counts(self, ref: RoundRef) -> Counts:
+        token = str(ref)
+        keys = (self._keys.cohort(token), self._keys.claims(token), self._keys.reports(token))
+        found = [await self._connection.command("HLEN", key) for key in keys]
+        return Counts(*found)
+
+    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
+        args: list[Argument] = [LIVE_MS]
+        args += (records.encode_id(device) for device in devices)
+        await self._connection.run("note_answered", (self._keys.answered(str(ref)),), args)
+
+    async def was_answered(self, ref: RoundRef, device: str) -> bool:
+        key = self._keys.answered(str(ref))
+        found = await self._connection.command("SISMEMBER", key, records.encode_id(device))
+        return bool(found)
 
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:
         found = await self._hash(self._keys.partials(str(ref)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 import tracemalloc
 import weakref
@@ -18,60 +17,50 @@ from fl_cluster.wire.messages import (
     SCHEMA,
     CompressFeatureMap,
     FeatureMap,
+    RequestGetModel,
     RequestUpdateModel,
     ResponseGetModel,
 )
 from fl_cluster.wire.schema import Kind
 
-REPORT = """
-import logging, sys
-logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
-if sys.argv[1] != "with":
-    sys.modules["fl_cluster._wire"] = None
-if sys.argv[1] == "broken":
-    class Finder:
-        def find_spec(self, name, path, target=None):
+
+def test_without_the_extension_the_reference_decodes_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "fl_cluster._wire", None)
+
+    decoder = flat._load()
+
+    assert isinstance(decoder, flat_reference.Decoder)
+    assert decoder.decode(RequestGetModel, flat.encode(RequestGetModel("a", 3))).iteration == 3
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("fl_cluster.wire.flat", "WARNING")
+    assert "fl_cluster._wire was not built" in record.getMessage()
+    assert "identical results but slower" in record.getMessage()
+
+
+def test_with_the_extension_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    extension = pytest.importorskip("fl_cluster._wire")
+
+    assert isinstance(flat._load(), extension.Decoder)
+    assert caplog.records == []
+
+
+def test_an_extension_that_fails_for_another_reason_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken:
+        """Finds an extension whose own imports fail."""
+
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
             if name == "fl_cluster._wire":
                 raise ModuleNotFoundError("numpy is missing", name="numpy")
-    del sys.modules["fl_cluster._wire"]
-    sys.meta_path.insert(0, Finder())
-from fl_cluster.wire import flat
-from fl_cluster.wire.messages import RequestGetModel
-import fl_cluster.wire.flat
-print(type(flat._DECODER).__module__)
-print(flat.decode(RequestGetModel, flat.encode(RequestGetModel("a", 3))).iteration)
-"""
 
+    monkeypatch.delitem(sys.modules, "fl_cluster._wire", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
 
-def run(extension: str) -> subprocess.CompletedProcess[str]:
-    """What a fresh interpreter says."""
-    command = [sys.executable, "-c", REPORT, extension]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
-def test_without_the_extension_the_reference_decodes_and_says_so_once() -> None:
-    process = run("without")
-
-    assert process.stdout.splitlines() == ["fl_cluster.wire.flat_reference", "3"]
-    (line,) = process.stderr.splitlines()
-    assert line.startswith("WARNING fl_cluster.wire.flat the extension fl_cluster._wire was not")
-    assert "identical results but slower" in line
-
-
-def test_with_the_extension_nothing_is_said() -> None:
-    pytest.importorskip("fl_cluster._wire")
-
-    process = run("with")
-
-    assert process.stdout.splitlines() == ["fl_cluster._wire", "3"]
-    assert process.stderr == ""
-
-
-def test_an_extension_that_fails_for_another_reason_is_not_passed_over() -> None:
-    process = run("broken")
-
-    assert process.returncode != 0
-    assert "numpy is missing" in process.stderr
+    with pytest.raises(ModuleNotFoundError, match="numpy is missing"):
+        flat._load()
 
 
 DECODERS: dict[str, Any] = {

@@ -51,7 +51,7 @@ def test_a_large_body_is_read_without_a_copy() -> None:
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 10_000
+    assert peak < 100_000  # of a body of 4 MB
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ def test_numpy_scalars_are_numbers_too() -> None:
     assert values.integer(np.int64(-5)) == -5
     assert values.real(np.float32(0.5)) == 0.5
     assert values.real(np.int16(3)) == 3.0
-    assert values.boolean(np.bool(True)) is True
+    assert values.boolean(np.bool_(True)) is True
 
 
-@pytest.mark.parametrize("value", [np.bool(True), np.float32(1), np.int64(2**31), True, None])
+@pytest.mark.parametrize("value", [np.bool_(True), np.float32(1), np.int64(2**31), True, None])
 def test_what_is_no_int_of_32_bits_is_unfit(value: Any) -> None:
     with pytest.raises(values.Unfit):
         values.integer(value)

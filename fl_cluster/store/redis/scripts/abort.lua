@@ -5,7 +5,6 @@
 local round = read(KEYS[1])
 if round.ref ~= ARGV[1] then return word('moved_on') end
 if round.phase == 'abandoning' or round.phase == 'closed' then return word('nothing_to_finish') end
-redis.call('HSET', KEYS[1], 'phase', 'abandoning', 'reason', ARGV[4], 'since', clock(ARGV[2]),
-  'lease_member', '', 'lease_until', '')
+give_up(KEYS[1], ARGV[4], clock(ARGV[2]))
 redis.call('PUBLISH', ARGV[3], 'abandoning')
 return word('accepted')

@@ -3,9 +3,11 @@
 -- KEYS 1 round, 2 cohort.
 -- ARGV 1 ref, 2 instant or '', 3 how long the keys outlast the round in ms, 4 events channel,
 -- 5 name of the call, then pairs: device, declaration.
--- One word per device: accepted | cohort_full | already_checked_in | late | moved_on.
+-- One word per device: accepted | cohort_full | already_checked_in | late |
+-- job_disabled | moved_on.
 local round, count = read(KEYS[1]), (#ARGV - 5) / 2
 if round.ref ~= ARGV[1] then return all('moved_on', count) end
+if round.is_disabled == '1' then return all('job_disabled', count) end
 if round.phase ~= 'waiting' and not collecting(round) then return all('cohort_full', count) end
 local now = clock(ARGV[2])
 if round.phase == 'waiting' then

@@ -46,6 +46,12 @@ local function holder(claim)
   return claim and string.match(claim, '^(.*) %S+$')
 end
 
+-- The round is to end without a new model.
+local function give_up(key, reason, now)
+  redis.call('HSET', key, 'phase', 'abandoning', 'reason', reason, 'since', now,
+    'lease_member', '', 'lease_until', '')
+end
+
 local function word(text) return redis.status_reply(text) end
 
 -- The same word for each of `count` questions.

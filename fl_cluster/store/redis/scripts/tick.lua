@@ -8,6 +8,6 @@ if not collecting(round) then return word('accepted') end
 local now = clock(ARGV[2])
 local reason = overdue(round, now)
 if not reason then return word('accepted') end
-redis.call('HSET', KEYS[1], 'phase', 'abandoning', 'reason', reason, 'since', now)
+give_up(KEYS[1], reason, now)
 redis.call('PUBLISH', ARGV[3], 'abandoning')
 return word('accepted')
