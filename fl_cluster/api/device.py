@@ -28,6 +28,7 @@ from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
+from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.service.visits import Visit, Visits
 from fl_cluster.store.ports import Offer, Receipt, RoundStore, UpdateRecord
@@ -54,6 +55,7 @@ class Services:
     desk: CheckInDesk
     collector: Collector
     visits: Visits
+    deliveries: Deliveries
     replies: Replies
 
 
@@ -66,6 +68,7 @@ class DevicePlane:
         self._desk = services.desk
         self._collector = services.collector
         self._visits = services.visits
+        self._deliveries = services.deliveries
         self._replies = services.replies
         self._reader = reader
         self._hold_ms = hold_ms
@@ -224,8 +227,15 @@ class DevicePlane:
         receipt = await self._proof(dialect, arrival, found)
         if receipt is not None:
             ready = self._replies.count(dialect, found.snapshot, receipt)
-            return dialect.success(ready), True
+            return self._deliver(dialect.success(ready), arrival, found), True
         return self._refuse_found(dialect, arrival, found), False
+
+    def _deliver(self, answer: Answer, arrival: Arrival, found: CollectAnswer) -> Answer:
+        """Remember whether the answer left: a repeat of one that did not gets it again."""
+        ref, device = _ref_of(arrival, found), arrival.record.device
+        self._deliveries.begin(ref, device)
+        answer.when_over(lambda has_left: self._deliveries.end(ref, device, is_delivered=has_left))
+        return answer
 
     def _content(self, sent: messages.RequestUpdateModel) -> Update | Unfit:
         if sent.upload_compress_type != 0 or sent.feature_map is None:
@@ -243,14 +253,17 @@ class DevicePlane:
         """The receipt that this answer carries: of now, or of the first time it came."""
         if found.verdict is Verdict.ACCEPTED:
             return found.receipt
-        if not dialect.is_native:
+        if found.unfit is not None or arrival.number > found.snapshot.ref.number:
             return None
-        receipt = found.receipt
-        if receipt is None and arrival.number == found.snapshot.ref.number - 1:
-            before = RoundRef(found.snapshot.ref.instance, arrival.number)
-            receipt = await self._rounds.receipt(before, arrival.record.device)
-        is_same = receipt is not None and receipt.digest == arrival.record.digest
-        return receipt if is_same else None
+        receipt, device = found.receipt, arrival.record.device
+        if receipt is None and found.verdict in JUDGED_FIRST:
+            receipt = await self._rounds.receipt(_ref_of(arrival, found), device)
+        if receipt is None:
+            return None
+        if dialect.is_native:
+            return receipt if receipt.digest == arrival.record.digest else None
+        was_told = await self._deliveries.was_told(_ref_of(arrival, found), device)
+        return None if was_told else receipt
 
     def _refuse_found(self, dialect: Dialect, arrival: Arrival, found: CollectAnswer) -> Answer:
         reason = None
@@ -331,6 +344,14 @@ class DevicePlane:
             await self._rounds.model_served(ref)
         except FlClusterError as exc:
             logger.info("round %s: the store was not told that its model was served: %s", ref, exc)
+
+
+def _ref_of(arrival: Arrival, found: CollectAnswer) -> RoundRef:
+    """The round that the update says it is for, as far as this member can tell."""
+    current = found.snapshot.ref
+    if arrival.number == current.number:
+        return current
+    return RoundRef(current.instance, arrival.number)
 
 
 async def _digest(body: bytes | memoryview) -> str:

@@ -91,6 +91,7 @@ class Answer(web.StreamResponse):
         self._first = headers or {}
         self._type = "" if "Content-Type" in self._first else content_type
         self._outlet: AbstractStreamWriter | None = None
+        self._on_end: Callable[[bool], None] | None = None
         self._head = b""
 
     def _render_head(self, request: web.BaseRequest) -> bytes:
@@ -131,12 +132,23 @@ class Answer(web.StreamResponse):
         if outlet is None:
             return
         self._outlet = None
-        if len(self.payload) <= JOINED_BODY_BYTES:
-            await outlet.write_eof(b"".join((self._head, self.payload, data)))
-        else:
-            await outlet.write(self._head)
-            await outlet.write(self.payload)
-            await outlet.write_eof(data)
+        has_left = False
+        try:
+            if len(self.payload) <= JOINED_BODY_BYTES:
+                await outlet.write_eof(b"".join((self._head, self.payload, data)))
+            else:
+                await outlet.write(self._head)
+                await outlet.write(self.payload)
+                await outlet.write_eof(data)
+            transport = outlet.transport
+            has_left = transport is not None and not transport.is_closing()
+        finally:
+            if self._on_end is not None:
+                self._on_end(has_left)
+
+    def when_over(self, tell: Callable[[bool], None]) -> None:
+        """Call `tell` once with whether the answer has left for the network."""
+        self._on_end = tell
 
 
 class _MalformedAnswer(Answer):

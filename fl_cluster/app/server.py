@@ -32,6 +32,7 @@ from fl_cluster.lifecycle.membership import RANDOM_MAX, RANDOM_MIN, Member, Role
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
+from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
 from fl_cluster.service.membership import Membership, Undertaker
@@ -39,7 +40,7 @@ from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.checkpoints import CheckpointFolder
 from fl_cluster.store.initial_models import lenet
-from fl_cluster.store.model_files import read_model
+from fl_cluster.store.model_files import Arrays, read_model
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisBlobStore, RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
@@ -75,21 +76,29 @@ def starting_point(settings: Settings, options: ServerOptions) -> tuple[Starting
     """The weights to start from when the job is new, and a sentence that says which they are."""
     if options.model_file is not None:
         try:
-            model = Model.from_arrays(read_model(options.model_file))
+            arrays = read_model(options.model_file)
         except ValueError as exc:
-            raise StartupError(f"--model {options.model_file}: {exc}") from exc
+            raise StartupError(f"--model {exc}") from exc
+        model = _finite(arrays, options.model_file)
         return StartingPoint(model, 0), f"the weights in {options.model_file}"
     newest = CheckpointFolder(options.checkpoint_dir, settings.name).newest()
     if newest is not None:
         info, arrays = newest
         return (
-            StartingPoint(Model.from_arrays(arrays), info.number),
+            StartingPoint(_finite(arrays, info.path), info.number),
             f"the checkpoint of round {info.number}, {info.path}",
         )
     model = Model.from_arrays(lenet())
     return StartingPoint(
         model, 0, is_given=False
     ), "a freshly seeded LeNet (give --model FILE.npz for another)"
+
+
+def _finite(arrays: Arrays, path: Path) -> Model:
+    try:
+        return Model.from_arrays(arrays)
+    except ValueError as exc:
+        raise StartupError(f"Verify feature map failed for initial model. {path}: {exc}") from exc
 
 
 def instance_name(at_us: int) -> str:
@@ -148,6 +157,7 @@ class Server:
         self._collector = Collector(self._view, self._stores, member.id, patience_ms)
         self.membership.on_new_name(self._collector.become)
         self._visits = Visits(rounds)
+        self._deliveries = Deliveries(rounds)
         self._finisher = Finisher(
             self._view,
             self._stores,
@@ -184,6 +194,7 @@ class Server:
             CheckInDesk(view, rounds),
             self._collector,
             self._visits,
+            self._deliveries,
             Replies(settings, view),
         )
         devices = DevicePlane(services, BodyReader(limit, budget), hold_ms=settings.cluster.hold_ms)
@@ -205,6 +216,7 @@ class Server:
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._collector.drain()
+                await self._deliveries.flush()
                 await self._finisher.settle()
                 await self._visits.flush(self._view.snapshot.ref)
         except TimeoutError:

@@ -21,6 +21,7 @@ from fl_cluster.service.claims import Claims
 from fl_cluster.service.ledger import INLINE_ELEMENTS, Entry, Ledger
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.store.ports import ClaimRequest, Receipt, Snapshot, UpdateRecord
+from fl_cluster.telemetry.points import Point, reach
 
 logger = logging.getLogger(__name__)
 
@@ -166,10 +167,11 @@ class Collector:
         self, arrival: Arrival, snapshot: Snapshot, data_size: int, unfit: Unfit | None
     ) -> CollectAnswer | None:
         """Add a claimed update, or give the claim up; None when it has to be judged again."""
+        reach(Point.AFTER_CLAIM_BEFORE_FOLD)
         device, member, was_sent = arrival.record.device, self._member, arrival.content is not None
         try:
             entry = unfit or await self._add(arrival, snapshot, data_size)
-        except BaseException:
+        except Exception:
             self._claims.give_up_later(snapshot.ref, member, [device])
             raise
         if isinstance(entry, Entry):

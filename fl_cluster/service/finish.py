@@ -41,6 +41,7 @@ from fl_cluster.store.ports import (
     Snapshot,
     Successor,
 )
+from fl_cluster.telemetry.points import Point, reach
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ class Finisher:
         is_resting = asyncio.get_running_loop().time() < self._rests_until
         if not task.snapshot.needs_finishing or is_resting or not await self._take_lease(task.ref):
             return False
+        reach(Point.AFTER_LEASE)
         async with self._keep_lease(task.ref):
             try:
                 verdict = await self._finish(task)
@@ -174,9 +176,10 @@ class Finisher:
 
     @asynccontextmanager
     async def _keep_lease(self, ref: RoundRef) -> AsyncIterator[None]:
+        is_over = asyncio.Event()
+
         async def renew() -> None:
-            while True:
-                await asyncio.sleep(self._lease_ms / 3000)
+            while not await _happens(is_over, self._lease_ms / 3000):
                 try:
                     await self._take_lease(ref)
                 except FlClusterError as exc:
@@ -186,7 +189,8 @@ class Finisher:
         try:
             yield
         finally:
-            task.cancel()
+            # Told, not cancelled: a renewal that is under way is answered before its round ends.
+            is_over.set()
             await asyncio.wait((task,))
 
     async def _finish(self, task: Task) -> Verdict:
@@ -205,23 +209,28 @@ class Finisher:
         if not await self._take_lease(ref):
             # Another member took over, and maybe came to another end: the files are its to write.
             return Verdict.LEASE_LOST
+        reach(Point.AFTER_AGGREGATE_BEFORE_RECORD)
         await asyncio.to_thread(self._recorder.record, ended)
+        reach(Point.AFTER_RECORD_BEFORE_PUBLISH)
         finishes_job = ref.number >= task.job.rounds_total
-        outcome = Outcome(
-            record,
-            finishes_job,
-            0 if ended.is_event else ended.failures_in_a_row,
-            await self._successor(task, model, record),
-        )
+        successor = await self._successor(task, model, record)
+        if task.snapshot.successor and successor is None:
+            return Verdict.MOVED_ON
+        failures = 0 if ended.is_event else ended.failures_in_a_row
+        outcome = Outcome(record, finishes_job, failures, successor)
         return await self._publish(ref, outcome, [each.blob for each in stored.pointers.values()])
 
     async def _successor(self, task: Task, model: Model, record: ModelRecord) -> Successor | None:
-        """The first round of the run that is to begin, from the newest weights."""
+        """The first round of the run that is to begin, from the newest weights.
+
+        None when there is none, or meanwhile another one than the task says.
+        """
         if not task.snapshot.successor:
             return None
         job = await self._stores.jobs.successor()
         if job is None or job.instance != task.snapshot.successor:
-            raise StoreCorrupt(f"round {task.ref}: the record of the run to begin is missing")
+            logger.warning("run %s is not the one to begin any more", task.snapshot.successor)
+            return None
         plan = plan_of(SharedParameters.parse(job.hyper_parameters))
         scales = await asyncio.to_thread(exponents, model, plan.cohort_size)
         return Successor(job.instance, plan, replace(record, number=0, exponents=scales))
@@ -312,8 +321,17 @@ class Finisher:
         if verdict is not Verdict.ACCEPTED:
             logger.warning("round %s: outcome not published: %s", ref, verdict)
             return verdict
+        reach(Point.AFTER_PUBLISH)
         after = await self._stores.jobs.models()
         kept = {model.blob for model in after.values()}
         gone = {model.blob for model in before.values()} - kept
         await self._stores.blobs.drop([*partials, *gone])
         return verdict
+
+
+async def _happens(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -29,6 +29,7 @@ from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.retrying import until_known
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import ReportBatch, ReportOutcome, UpdateRecord
+from fl_cluster.telemetry.points import Point, reach
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Ledger:
                 # A part of it may be in the sum, or still be on its way there.
                 self._break(exc)
                 raise
+            reach(Point.AFTER_FOLD_BEFORE_COMMIT)
             self._waiting.append((record, future))
             if self._worker is None:
                 self._worker = asyncio.create_task(self._commit_all())
@@ -200,7 +202,9 @@ class Ledger:
 
     async def _store(self, name: str, report: ReportBatch, attempt: int) -> ReportOutcome:
         await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
+        reach(Point.AFTER_BLOB_BEFORE_REPORT)
         outcome = await self._stores.rounds.report(self.ref, self.member, report)
+        reach(Point.AFTER_REPORT_BEFORE_ANSWER)
         if attempt and outcome.verdict is not Verdict.ACCEPTED:
             return await self._find_counted(report) or outcome
         return outcome

@@ -48,20 +48,33 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.stdout.close()
 
 
-def processes_in(folder: Path) -> list[str]:
-    """Command lines of the processes that work there, or on data that was made there."""
-    found = []
-    for process in psutil.process_iter(["cwd", "cmdline"]):
-        if (process.info["cwd"] or "").startswith(str(folder)):
-            found.append(" ".join(process.info["cmdline"] or []))
-    return found
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What the program says up to the first line with this word in it."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if word in line:
+            return seen
+    raise AssertionError(f"the program ended before it said {word!r}:\n{seen}")
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Scheduler, servers and Redis: every process that the program is responsible for."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def survivors(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in family if process.is_running()]
 
 
 def test_twenty_devices_learn_to_read_digits(
     demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = demo()
-    output, _ = process.communicate(timeout=50)
+    output = read_until(process, " 1/15")
+    family = family_of(process)
+    output += process.communicate(timeout=50)[0]
 
     assert process.returncode == 0, output
     rounds = re.findall(r"^ *(\d+)/15 +(\d+) +[\d.]+ +([\d.]+) +[\d.]+$", output, re.MULTILINE)
@@ -74,7 +87,8 @@ def test_twenty_devices_learn_to_read_digits(
     assert model.digest[:16] in output
     lines = (tmp_path / "fl_data/demo/metrics.json").read_text("utf-8").splitlines()
     assert [json.loads(line)["iterationResult"] for line in lines] == ["success"] * 15
-    assert processes_in(tmp_path) == []
+    assert len(family) == 4
+    assert survivors(family) == []
 
 
 def test_it_can_be_run_again_in_the_same_folder(
@@ -94,14 +108,11 @@ def test_it_can_be_run_again_in_the_same_folder(
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("line", ["scheduler", "1/500", "3/500"])
 def test_it_can_be_stopped_at_any_moment(
-    line: str, sent: signal.Signals, demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    line: str, sent: signal.Signals, demo: Callable[..., subprocess.Popen[str]]
 ) -> None:
     process = demo("--rounds=500")
-    assert process.stdout is not None
-    seen = ""
-    while line not in seen:
-        seen = process.stdout.readline()
-        assert seen, "the program ended early"
+    read_until(process, line)
+    family = family_of(process)
 
     process.send_signal(sent)
     output, _ = process.communicate(timeout=40)
@@ -109,7 +120,8 @@ def test_it_can_be_stopped_at_any_moment(
     assert process.returncode == 130
     assert output.splitlines()[-1] == "stopped; no process is left"
     assert "Traceback" not in output
-    assert processes_in(tmp_path) == []
+    assert len(family) == 4
+    assert survivors(family) == []
 
 
 def test_it_says_in_one_sentence_what_is_wrong(

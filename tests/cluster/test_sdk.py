@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +145,7 @@ async def test_a_server_that_ends_in_the_middle_costs_nobody_a_round(
     assert_all_took_part(await take_part(urls_of(cluster), on_round))
 
 
-async def test_a_device_is_a_program_of_its_own(cluster: list[Started], tmp_path: Path) -> None:
+async def test_a_device_is_a_program_of_its_own(cluster: list[Started]) -> None:
     program = (
         "import sys\n"
         "from fl_cluster.sdk import TrainResult, run\n"
@@ -159,10 +158,13 @@ async def test_a_device_is_a_program_of_its_own(cluster: list[Started], tmp_path
         "sys.exit(0 if len(result.rounds) == result.final_round else 1)\n"
     )
     devices = [
-        subprocess.Popen([sys.executable, "-c", program, str(10 * index), *urls_of(cluster)])
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(10 * index), *urls_of(cluster)
+        )
         for index in range(1, DEVICES + 1)
     ]
 
-    codes = await asyncio.gather(*(asyncio.to_thread(device.wait, 50) for device in devices))
+    async with asyncio.timeout(50):
+        codes = [await device.wait() for device in devices]
 
     assert codes == [0] * DEVICES

@@ -52,7 +52,7 @@ class Stores:
     blobs: BlobStore
     _rounds: Callable[[], RoundStore]
 
-    job = JobRecord("run-1", "running", 20, '{"epochs": 1}', "[]")
+    job = JobRecord("run-1", 20, '{"epochs": 1}', "[]")
     model = ModelRecord(0, "model-0", 16, "ab" * 32, (40, 41))
     first = RoundRef("run-1", 1)
     plan = RoundPlan(

@@ -59,7 +59,7 @@ async def test_a_job_may_start_from_a_later_model(stores: Stores) -> None:
 
 @pytest.mark.parametrize("text", ["", '{"a": "b c", "d": [1.5, null]}', "é\n\t{}", "x" * 100_000])
 async def test_texts_come_back_as_they_went(stores: Stores, text: str) -> None:
-    job = JobRecord("{run} é\n", "running", 2**31, text, text)
+    job = JobRecord("{run} é\n", 2**31, text, text)
 
     assert await stores.jobs.open(job, stores.first, stores.plan, stores.model)
 

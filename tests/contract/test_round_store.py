@@ -484,7 +484,7 @@ async def test_the_last_round_closes_the_job(stores: Stores) -> None:
 
     assert await finish(rounds, finishes_job=True) is Verdict.ACCEPTED
 
-    assert await rounds.load() == Round(Closed(REF.next()), served=False)
+    assert await rounds.load() == Round(Closed(REF.next(), PLAN), served=False)
     snapshot = await rounds.snapshot()
     assert snapshot is not None
     assert snapshot.is_closed

@@ -9,6 +9,7 @@ answer would be another one is given a name for the call and knows its own work 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -57,7 +58,8 @@ def call_name() -> str:
 def faults(operation: str) -> Iterator[None]:
     """Turn the client library's exceptions inside the block into faults of ours."""
     try:
-        yield
+        with _heeded_cancellation():
+            yield
     except UNAVAILABLE as exc:
         raise StoreUnavailable(operation, str(exc) or type(exc).__name__) from exc
     except exceptions.ResponseError as exc:
@@ -67,6 +69,23 @@ def faults(operation: str) -> Iterator[None]:
         raise StoreCorrupt(f"{operation}: Redis refused the command: {reason}") from exc
     except exceptions.RedisError as exc:
         raise StoreUnavailable(operation, f"{type(exc).__name__}: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _heeded_cancellation() -> Iterator[None]:
+    """Raise the cancellation that came inside the block, also when the library lost it.
+
+    It waits for its socket with `asyncio.wait_for`, which up to Python 3.11 forgets a
+    cancellation that comes in the very step in which the socket is ready; a loop would then
+    go on although it was told to end.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Connection:

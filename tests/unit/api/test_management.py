@@ -44,7 +44,7 @@ class Facts:
     def __init__(self) -> None:
         self.state_word: str | FlClusterError | None = "running"
         self.members: Sequence[Member] | FlClusterError = ()
-        self.record: JobRecord | None = JobRecord("i_1", "running", 25, "{}", "[]")
+        self.record: JobRecord | None = JobRecord("i_1", 25, "{}", "[]")
         self.round: Snapshot | None = Snapshot(
             ref=RoundRef("i_1", 7, 2),
             phase="selecting",

@@ -104,7 +104,7 @@ ABANDONING = Abandoning(
 )
 COMMITTED = Committed(REF, 2)
 ABANDONED = Abandoned(REF, Reason.SELECT_WINDOW)
-CLOSED = Closed(REF)
+CLOSED = Closed(REF, PLAN)
 
 SAMPLES: tuple[Phase, ...] = (
     WAITING,
@@ -696,7 +696,7 @@ def test_the_next_round_waits_for_devices_and_remembers_the_dead(finished: Phase
 def test_after_the_last_round_the_job_is_closed() -> None:
     opened = open_next(Round(COMMITTED), PLAN, closes=True)
 
-    assert opened == Round(Closed(REF.next()), served=False)
+    assert opened == Round(Closed(REF.next(), PLAN), served=False)
 
 
 @pytest.mark.parametrize(

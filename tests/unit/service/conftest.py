@@ -279,7 +279,7 @@ class World:
         values = self.rng.normal(size=self.layout.size).astype(np.float32)
         self.model = Model(self.layout, values)
         self.first = RoundRef("run-1", 1)
-        job = JobRecord("run-1", "running", rounds_total, "{}", self.layout.to_json())
+        job = JobRecord("run-1", rounds_total, "{}", self.layout.to_json())
         scales = exponents(self.model, self.plan.cohort_size)
         record = ModelRecord(0, "model-0", values.nbytes, self.model.digest, scales)
         await self.blob_store.put("model-0", values.data, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +15,25 @@ from fl_cluster.aggregate.partial import Pointer
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.errors import JobLost, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
-from fl_cluster.rounds.phases import Reason
+from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.service.visits import Visit
 from fl_cluster.store.ports import ModelRecord, Outcome
 
 DEVICES = ("d1", "d2", "d3", "d4")
 LEASE_S = 3.0
+
+PARAMETERS = {
+    "fl_iteration_num": 5,
+    "start_fl_job_threshold": 4,
+    "update_model_ratio": 1.0,
+    "start_fl_job_time_window": 1_000,
+    "update_model_time_window": 1_000,
+    "global_iteration_time_window": 1_000,
+    "client_epoch_num": 1,
+    "client_batch_size": 1,
+    "client_learning_rate": 0.5,
+    "upload_sparse_rate": 0.5,
+}
 
 
 @pytest.fixture
@@ -105,7 +119,7 @@ async def test_the_last_round_closes_the_job(world):
         assert await member.finish()
 
     assert member.view.snapshot.is_closed
-    assert world.job_store.record.state == "finished"
+    assert member.view.snapshot.job_state == "finished"
 
 
 async def test_a_tensor_that_nobody_sent_keeps_its_values_and_is_named(world):
@@ -154,6 +168,41 @@ async def test_failures_in_a_row_are_told_at_the_third_and_counted_anew(job):
 
     told = [(ended.failures_in_a_row, ended.is_event) for ended in member.recorder.ended]
     assert told == [(1, False), (2, False), (3, True), (1, False)]
+
+
+class TestSuccessor:
+    """An operator asked for a new run."""
+
+    def run(self, job, instance: str):
+        text = json.dumps(PARAMETERS | {"start_fl_job_threshold": 2})
+        return replace(job.job_store.record, instance=instance, hyper_parameters=text)
+
+    async def test_the_new_run_starts_from_the_newest_weights(self, met):
+        member = met.members[0]
+        await met.round_store.restart(self.run(met, "run-2"))
+
+        assert await member.finish()
+
+        assert member.view.snapshot.ref == RoundRef("run-2", 1)
+        base = member.view.base
+        assert base.model.values.tobytes() == met.expected(*DEVICES)
+        assert tuple(base.record.exponents) == exponents(base.model, 2)
+        assert member.view.job.instance == "run-2"
+
+    async def test_the_last_of_two_that_were_asked_for_begins(self, met):
+        member = met.members[0]
+        await met.round_store.restart(self.run(met, "run-2"))
+        held = member.jobs.hold_before("successor")
+        work = asyncio.create_task(member.finish())
+        await held.reached.wait()
+        await met.round_store.restart(self.run(met, "run-3"))
+        held.go.set()
+
+        assert not await work
+        assert await member.finish()
+
+        assert member.view.snapshot.ref == RoundRef("run-3", 1)
+        assert member.view.base.model.values.tobytes() == met.expected(*DEVICES)
 
 
 class TestLease:
@@ -229,6 +278,21 @@ class TestLease:
 
         held.go.set()
         assert await work
+
+    async def test_a_renewal_under_way_does_not_keep_the_round_from_ending(self, met):
+        member, _ = met.members
+        publish = member.rounds.hold_before("publish")
+        work = asyncio.create_task(member.finisher.finish())
+        await publish.reached.wait()
+        renewal = member.rounds.hold_before("take_lease")
+        await renewal.reached.wait()
+        publish.go.set()
+        await asyncio.sleep(1)
+        renewal.go.set()
+
+        assert await work
+        await asyncio.sleep(100)
+        assert len(asyncio.all_tasks()) == 1
 
     async def test_one_that_woke_up_too_late_writes_nothing_and_changes_nothing(self, met):
         """It was stopped for longer than its lease; the view has long gone on to round 2."""

@@ -1,0 +1,93 @@
+"""Which devices have been told that their update is counted.
+
+Existing devices' HTTP clients silently send a request again when its connection broke.  A
+repeat of an update whose answer never left must get that answer: a refusal would cost the
+device its round.  A repeat of one that was answered gets the refusal that existing devices
+expect.  This member knows at once what it has told; the others are told of it soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+
+from fl_cluster.errors import FlClusterError
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.store.ports import RoundStore
+
+logger = logging.getLogger(__name__)
+
+GATHER_S = 0.02
+"""How long deliveries gather before the store hears of them."""
+
+OTHERS_S = 0.15
+"""How long a delivery by another member may take to be known here."""
+
+WRITING_S = 1.0
+"""How long an answer may take to leave before a repeat no longer waits for it."""
+
+KEPT_ROUNDS = 2
+
+
+class Deliveries:
+    """The deliveries of one member, and what the store knows of the others'."""
+
+    def __init__(self, rounds: RoundStore) -> None:
+        self._rounds = rounds
+        self._told: dict[RoundRef, set[str]] = defaultdict(set)
+        self._under_way: dict[tuple[RoundRef, str], asyncio.Event] = {}
+        self._untold: dict[RoundRef, list[str]] = defaultdict(list)
+        self._worker: asyncio.Task[None] | None = None
+
+    def begin(self, ref: RoundRef, device: str) -> None:
+        """An answer is on its way; a repeat of the same device waits for what becomes of it."""
+        self._under_way[ref, device] = asyncio.Event()
+
+    def end(self, ref: RoundRef, device: str, *, is_delivered: bool) -> None:
+        """The answer has left, or could not."""
+        if is_delivered:
+            self._told[ref].add(device)
+            self._untold[ref].append(device)
+            while len(self._told) > KEPT_ROUNDS:
+                del self._told[next(iter(self._told))]
+            if self._worker is None:
+                self._worker = asyncio.create_task(self._tell_store())
+        ended = self._under_way.pop((ref, device), None)
+        if ended is not None:
+            ended.set()
+
+    async def was_told(self, ref: RoundRef, device: str) -> bool:
+        """Whether the device has been told, by this member or by another one.
+
+        When no other member has said so within the time that takes, the answer was lost.
+        """
+        ended = self._under_way.get((ref, device))
+        if ended is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), WRITING_S)
+        if device in self._told.get(ref, ()):
+            return True
+        if await self._rounds.was_answered(ref, device):
+            return True
+        await asyncio.sleep(OTHERS_S)
+        return await self._rounds.was_answered(ref, device)
+
+    async def flush(self) -> None:
+        """Return when the store knows all that has been told so far, or cannot be reached."""
+        while self._worker is not None:
+            await asyncio.wait((self._worker,))
+
+    async def _tell_store(self) -> None:
+        try:
+            while self._untold:
+                await asyncio.sleep(GATHER_S)
+                untold, self._untold = self._untold, defaultdict(list)
+                for ref, devices in untold.items():
+                    await self._rounds.note_answered(ref, devices)
+        except FlClusterError as exc:
+            # A repeat that reaches another member gets its answer twice, and nothing is lost.
+            logger.info("the store was not told of %d answers: %s", len(self._untold), exc)
+        finally:
+            self._worker = None
