@@ -24,7 +24,7 @@ from fl_cluster.app.malloc import keep_memory_flat
 from fl_cluster.app.recorder import FileRecorder
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.config.addresses import Address, server_http_address
-from fl_cluster.config.schema import Settings
+from fl_cluster.config.schema import Durability, Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StartupError
 from fl_cluster.kernels.native import kernel
@@ -154,7 +154,13 @@ class Server:
         checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
         self._recorder = FileRecorder(settings, checkpoints, self._link_address)
         patience_ms = 2 * settings.cluster.redis_timeout_ms
-        self._collector = Collector(self._view, self._stores, member.id, patience_ms)
+        self._collector = Collector(
+            self._view,
+            self._stores,
+            member.id,
+            patience_ms,
+            is_durable=settings.cluster.durability is Durability.DURABLE,
+        )
         self.membership.on_new_name(self._collector.become)
         self._visits = Visits(rounds)
         self._deliveries = Deliveries(rounds)

@@ -67,7 +67,6 @@ MISSING = (
     Missing(UPLOAD, "DIFF_SPARSE_QUANT", "compressed uploads", "NO_COMPRESS"),
     Missing(DOWNLOAD, "QUANT", "compressed downloads", "NO_COMPRESS"),
     Missing("client_verify.pki_verify", "true", "verification of devices", "false"),
-    Missing("cluster.durability", "memory", "acknowledging from memory", "durable"),
     Missing("summary.data_rate_dir", "any", "data-rate files", '""', is_harmless=True),
 )
 

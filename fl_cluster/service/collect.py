@@ -25,6 +25,9 @@ from fl_cluster.telemetry.points import Point, reach
 
 logger = logging.getLogger(__name__)
 
+GATHER_S = 0.05
+"""How long commits gather when nobody waits for them."""
+
 PENDING_PAUSE_S = 0.02
 """How long to wait before asking again about what another member is committing."""
 
@@ -72,7 +75,17 @@ class CollectAnswer:
 class Collector:
     """Counts updates on behalf of one member."""
 
-    def __init__(self, view: JobView, stores: Stores, member: str, patience_ms: int) -> None:
+    def __init__(
+        self,
+        view: JobView,
+        stores: Stores,
+        member: str,
+        patience_ms: int,
+        *,
+        is_durable: bool = True,
+    ) -> None:
+        """When not `is_durable`, an update is acknowledged once it is added, not once stored."""
+        self._is_durable = is_durable
         self._view = view
         self._stores = stores
         self._member = member
@@ -204,7 +217,10 @@ class Collector:
         added = await ledger.add(arrival.record, content, data_size)
         del content
         arrival.let_go()
-        return await asyncio.shield(added)
+        if self._is_durable:
+            return await asyncio.shield(added)
+        added.add_done_callback(_regret)
+        return Entry(Verdict.ACCEPTED)
 
     async def _check_sent(self, content: Update | Unfit | None) -> Unfit | None:
         """Why what was sent cannot be added, as far as that is known without a claim."""
@@ -256,6 +272,20 @@ class Collector:
         if is_used_up or self._view.snapshot.ref != snapshot.ref:
             return None
         self._ledger = Ledger(
-            snapshot.ref, self._member, self._view.layout, self._view.scaling, self._stores
+            snapshot.ref,
+            self._member,
+            self._view.layout,
+            self._view.scaling,
+            self._stores,
+            gather_s=0.0 if self._is_durable else GATHER_S,
         )
         return self._ledger
+
+
+def _regret(added: asyncio.Future[Entry]) -> None:
+    """Say of an update that was acknowledged from memory that it is not counted after all."""
+    if added.cancelled():
+        return
+    fault = added.exception()
+    if fault is not None or added.result().verdict is not Verdict.ACCEPTED:
+        logger.warning("an acknowledged update is not counted: %s", fault or added.result().verdict)

@@ -63,8 +63,17 @@ class Ledger:
     """The running partial of `member` for the round `ref`."""
 
     def __init__(
-        self, ref: RoundRef, member: str, layout: Layout, scaling: Scaling, stores: Stores
+        self,
+        ref: RoundRef,
+        member: str,
+        layout: Layout,
+        scaling: Scaling,
+        stores: Stores,
+        *,
+        gather_s: float = 0.0,
     ) -> None:
+        """`gather_s` is how long a commit waits for more; 0 when devices wait for commits."""
+        self._gather_s = gather_s
         self.ref = ref
         self.member = member
         self.scaling = scaling
@@ -146,6 +155,8 @@ class Ledger:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
+                if self._gather_s:
+                    await asyncio.sleep(self._gather_s)
                 await self._commit()
         except BaseException as exc:
             # Whoever waits has to hear of it, whatever it was.

@@ -196,7 +196,11 @@ def kernels_in_use(job: Any) -> list[str]:
 def train(job: Any, servers: int, seed: int) -> str:
     """The digest of the model after one round in a random order."""
     ports = [job.http_port + n for n in range(servers)]
-    return asyncio.run(Round(job.name, ports, random.Random(seed)).run())
+    try:
+        return asyncio.run(Round(job.name, ports, random.Random(seed)).run())
+    except aiohttp.ClientError as exc:
+        logs = "\n".join(job.log(f"server_{port}/server.log")[-2_000:] for port in ports)
+        pytest.fail(f"a server broke a connection: {exc!r}\n{logs}")
 
 
 @pytest.mark.parametrize("repetition", range(REPETITIONS))

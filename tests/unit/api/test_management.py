@@ -57,6 +57,9 @@ class Facts:
             lease_until=None,
             served=False,
             failures_in_a_row=0,
+            is_disabled=False,
+            successor=None,
+            last_outcome="",
         )
 
     async def cluster_state(self) -> str | None:
