@@ -301,6 +301,7 @@ class PlainServer(web.Server):
     def __init__(self, plane: Plane) -> None:
         self.plane = plane
         self.draining = False
+        self._open = 0
         self._busy: set[object] = set()
         self._quiet = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -321,9 +322,21 @@ class PlainServer(web.Server):
             self._sweep()
         return _Link(self, **self._options)
 
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a connection in."""
+        self._open += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """Count a connection out."""
+        self._open -= 1
+        super().connection_lost(handler, exc)
+
     def is_full(self) -> bool:
         """Whether the connections open now are more than the plane allows."""
-        return len(self.connections) > self.plane.limits.connections
+        return self._open > self.plane.limits.connections
 
     def _sweep(self) -> None:
         now, allowed_s = time.monotonic(), self.plane.limits.header_s

@@ -346,7 +346,8 @@ def open_next(finished: Round, plan: RoundPlan, *, closes: bool) -> Round:
     phase = finished.phase
     assert isinstance(phase, Committed | Abandoned), phase
     if finished.successor:
-        return Round(Waiting(RoundRef(finished.successor, 1), plan), finished.fenced)
+        first = Waiting(RoundRef(finished.successor, 1), plan)
+        return Round(first, finished.fenced, is_disabled=finished.is_disabled)
     ref = phase.ref.next()
     after = Closed(ref, plan) if closes else Waiting(ref, plan)
     return Round(after, finished.fenced, served=False, is_disabled=finished.is_disabled)

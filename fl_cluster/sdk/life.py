@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +19,9 @@ from typing import TypeVar, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError, PeerProtocolError
+from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError
 from fl_cluster.sdk import participation
+from fl_cluster.sdk.answers import now_ms, plan_of, refuse_encryption, refused, tensors
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.training import (
     EvaluateFunction,
@@ -37,7 +37,6 @@ from fl_cluster.sdk.transport import Answer, NoAnswer, Reply, Transport
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
     FeatureMap,
-    FLPlan,
     RequestFLJob,
     RequestGetModel,
     RequestUpdateModel,
@@ -54,6 +53,8 @@ NEWEST = -1
 """A round number that no server knows: it answers with its newest model."""
 DEFAULT_RETRY_MS = 200
 """When a server that has no model yet does not say when to ask again."""
+WARNING_SHARE = 0.1
+"""The part of its patience after which a device warns: a broken connection is nothing yet."""
 
 Outcome = TypeVar("Outcome")
 
@@ -130,6 +131,8 @@ class Life:
     """The plan of the last check-in, and when that was sent."""
     attempt: Attempt | None = None
     history: list[RoundOutcome] = field(default_factory=list)
+    has_warned: bool = False
+    """Whether the present trouble has been told to the user."""
 
     async def run(self) -> participation.Finished:
         """Take part until the job is finished.
@@ -141,7 +144,7 @@ class Life:
             if not isinstance(state, participation.Training) and state.rest is not None:
                 await asyncio.sleep(self.backoff.delay_ms(state.rest, self.source) / 1000)
             event = await self._perform(state)
-            self._notice_trouble(state, event)
+            self._notice(state, event)
             state = participation.step(state, event, self.rules)
         match state:
             case participation.Finished():
@@ -176,7 +179,7 @@ class Life:
                 case _:
                     assert_never(state)
         except NoAnswer as exc:
-            return participation.Fault(exc.reason, _now_ms(), exc.retry_after_ms)
+            return participation.Fault(exc.reason, now_ms(), exc.retry_after_ms)
 
     async def _check_in(self, state: participation.Offering) -> participation.Event:
         held_round = state.standing.held_round
@@ -197,20 +200,21 @@ class Life:
         message = answer.message
         if answer.status != 200:
             total = message.fl_plan_config.iterations if message.fl_plan_config else 0
-            return _refused(answer, total)
+            return refused(answer, total)
         if message.fl_plan_config is None:
             raise NoAnswer("the check-in was accepted without a plan")
-        _refuse_encryption(message.fl_plan_config)
+        refuse_encryption(message.fl_plan_config)
         if not message.model_unchanged:
-            self.weights = _tensors(message.feature_map)
+            self.weights = tensors(message.feature_map)
             held_round = message.iteration - 1
             if message.model_round is not None:
                 held_round = message.model_round
         if not self.weights:
             raise NoAnswer("the check-in was accepted without a model")
-        plan = _plan(message.iteration, message.fl_plan_config)
+        plan = plan_of(message.iteration, message.fl_plan_config)
+        self._let_go_before(plan.round_number)
         self.admission = plan, began_s
-        return participation.Admitted(plan.round_number, plan.rounds_total, held_round, _now_ms())
+        return participation.Admitted(plan.round_number, plan.rounds_total, held_round, now_ms())
 
     async def _train(self) -> participation.Event:
         assert self.admission is not None, "a device trains only after a check-in"
@@ -246,10 +250,10 @@ class Life:
         answer = await self.transport.ask("updateModel", attempt.body, ResponseUpdateModel)
         attempt.counted = answer.status == 200
         if not attempt.counted:
-            return _refused(answer)
+            return refused(answer)
         if answer.message.receipt is not None:
             attempt.position = answer.message.receipt.position
-        return participation.Counted(_now_ms())
+        return participation.Counted(now_ms())
 
     async def _await_model(self, state: participation.Awaiting) -> participation.Event:
         event = await self._fetch(state.kept.number)
@@ -258,7 +262,10 @@ class Life:
         return event
 
     async def _fetch_last(self, state: participation.Closing) -> participation.Event:
-        return await self._fetch(state.standing.rounds_total or NEWEST)
+        event = await self._fetch(state.standing.rounds_total or NEWEST)
+        if isinstance(event, participation.ModelCame):
+            self._let_go_before(None)
+        return event
 
     async def _fetch(self, number: int) -> participation.Event:
         """Ask for the model that this round ends with; the answer's tensors replace the held."""
@@ -272,17 +279,17 @@ class Life:
         if answer.status == 202:
             retry_after_ms = answer.retry_after_ms
             return participation.NotReady(
-                DEFAULT_RETRY_MS if retry_after_ms is None else retry_after_ms, _now_ms()
+                DEFAULT_RETRY_MS if retry_after_ms is None else retry_after_ms, now_ms()
             )
         if answer.status != 200:
-            return _refused(answer)
+            return refused(answer)
         # Tensors that are not aggregated are part of the check-in's model only: they never change.
-        came = _tensors(answer.message.feature_map)
+        came = tensors(answer.message.feature_map)
         if not came:
             raise NoAnswer("the model came without tensors")
         self.weights = {**self.weights, **came}
         model_round = answer.message.model_round
-        return participation.ModelCame(number if model_round is None else model_round, _now_ms())
+        return participation.ModelCame(number if model_round is None else model_round, now_ms())
 
     async def _ask(
         self, endpoint: str, request: RequestFLJob | RequestGetModel, reply: type[Reply]
@@ -297,6 +304,16 @@ class Life:
     def _current_attempt(self) -> Attempt:
         assert self.attempt is not None, "a device reports and waits only after training"
         return self.attempt
+
+    def _let_go_before(self, number: int | None) -> None:
+        """A round that ended while the device asked elsewhere is over, with it if it was counted.
+
+        `number` is the round that the cluster is in now; None: it is in none any more.
+        """
+        if self.attempt is None:
+            return
+        if self.attempt.counted and (number is None or number > self.attempt.plan.round_number):
+            self._conclude()
 
     def _conclude(self) -> None:
         """The round's model came: record the round, tell the user, forget the update."""
@@ -326,72 +343,36 @@ class Life:
         if self.work.on_round is not None:
             self.work.on_round(outcome, self.weights)
 
-    def _notice_trouble(
-        self, state: participation.Question | participation.Training, event: participation.Event
-    ) -> None:
-        """Turn to another server when this one is of no use, and log the first time."""
+    def _notice(self, state: participation.State, event: participation.Event) -> None:
+        """Turn to another server when this one is of no use; warn once when that lasts."""
         match event:
             case participation.Fault() | participation.Refused(verdict="unavailable"):
                 self.transport.try_another()
-                known = (
-                    not isinstance(state, participation.Training)
-                    and state.trouble_since_ms is not None
-                )
-                level = logging.DEBUG if known else logging.WARNING
-                log.log(level, "device %s: no answer: %s", self.work.device_id, event.reason)
+                log.debug("device %s: no answer: %s", self.work.device_id, event.reason)
+                self._warn_of_lasting_trouble(state, event)
             case participation.Refused():
+                self.has_warned = False
                 log.debug("device %s: %s: %s", self.work.device_id, event.verdict, event.reason)
             case _:
-                pass
+                self.has_warned = False
 
-
-def _refused(answer: Answer[Reply], rounds_total: int = 0) -> participation.Refused:
-    return participation.Refused(
-        answer.verdict, answer.retry_after_ms, answer.reason, _now_ms(), rounds_total
-    )
-
-
-def _plan(number: int, plan: FLPlan) -> RoundPlan:
-    return RoundPlan(
-        round_number=number,
-        rounds_total=plan.iterations,
-        epochs=plan.epochs,
-        batch_size=plan.mini_batch,
-        learning_rate=plan.lr,
-        server_mode=plan.server_mode or "",
-        job_name=plan.fl_name or "",
-    )
-
-
-def _refuse_encryption(plan: FLPlan) -> None:
-    """A job that protects its updates must never get a plain one."""
-    encryption = plan.cipher.encrypt_type if plan.cipher is not None else None
-    if encryption not in {None, "", "NOT_ENCRYPT"}:
-        raise PeerProtocolError(
-            f"the job asks for updates in {encryption}, which this device cannot make"
-        )
-
-
-def _tensors(features: tuple[FeatureMap, ...] | None) -> Weights:
-    """The model by name, shaped; NoAnswer when the answer contradicts itself."""
-    weights: Weights = {}
-    for feature in features or ():
-        if feature.weight_fullname is None or feature.data is None:
-            raise NoAnswer("the answer has a tensor without a name or without values")
-        shape = feature.data.shape if feature.shape is None else feature.shape
-        if min(shape, default=0) < 0 or math.prod(shape) != feature.data.size:
-            raise NoAnswer(
-                f"the answer has {feature.data.size} values for tensor"
-                f" {feature.weight_fullname!r} of shape {shape}"
+    def _warn_of_lasting_trouble(
+        self, state: participation.State, event: participation.Fault | participation.Refused
+    ) -> None:
+        if not isinstance(state, participation.Asking) or state.trouble_since_ms is None:
+            return
+        lasted_ms = event.at_ms - state.trouble_since_ms
+        if not self.has_warned and lasted_ms >= self.rules.patience_ms * WARNING_SHARE:
+            self.has_warned = True
+            log.warning(
+                "device %s: no answer for %.0f s, giving up after %.0f s: %s",
+                self.work.device_id,
+                lasted_ms / 1000,
+                self.rules.patience_ms / 1000,
+                event.reason,
             )
-        weights[feature.weight_fullname] = feature.data.reshape(shape)
-    return weights
 
 
 def _timestamp() -> str:
     """Now, as the protocol writes it: milliseconds since the epoch, in decimal."""
     return str(int(time.time() * 1000))
-
-
-def _now_ms() -> int:
-    return int(time.monotonic() * 1000)

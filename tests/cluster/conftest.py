@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from fl_cluster.store.redis import embedded
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 CONFIG = """
@@ -140,6 +142,7 @@ def make_job(tmp_path: Path, free_port: Callable[..., int]) -> Iterator[Callable
     for job in made:
         for process in job.processes():
             process.kill()
+        embedded.stop(job.folder / "fl_data")
         for started in job.foreground:
             started.kill()
             started.communicate()

@@ -263,7 +263,7 @@ class TwoStores(RuleBasedStateMachine):
 
 
 @pytest.mark.redis
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # a failure takes minutes to shrink
 def test_both_stores_are_one(
     redis_server: Any,
     make_memory_stores: Callable[[], Stores],
@@ -282,7 +282,7 @@ def test_both_stores_are_one(
             run_state_machine_as_test(
                 machine,
                 settings=settings(
-                    max_examples=100,
+                    max_examples=80,
                     stateful_step_count=60,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),

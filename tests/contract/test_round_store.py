@@ -27,6 +27,8 @@ from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.store.ports import (
     ClaimAnswer,
     ClaimRequest,
+    Counts,
+    JobRecord,
     ModelRecord,
     Offer,
     Outcome,
@@ -36,6 +38,7 @@ from fl_cluster.store.ports import (
     ReportOutcome,
     RoundStore,
     Snapshot,
+    Successor,
     UpdateRecord,
 )
 
@@ -94,6 +97,9 @@ def seen(plan: RoundPlan, phase: str, **known: object) -> Snapshot:
         "lease_until": None,
         "served": True,
         "failures_in_a_row": 0,
+        "is_disabled": False,
+        "successor": "",
+        "last_outcome": "",
     }
     return Snapshot(plan=plan, phase=phase, **(fields | known))  # type: ignore[arg-type]
 
@@ -428,7 +434,9 @@ async def test_publishing_opens_the_next_round(stores: Stores) -> None:
     assert await finish(rounds) is Verdict.ACCEPTED
 
     assert await rounds.load() == Round(Waiting(REF.next(), stores.plan), served=False)
-    assert await rounds.snapshot() == seen(stores.plan, "waiting", ref=REF.next(), served=False)
+    assert await rounds.snapshot() == seen(
+        stores.plan, "waiting", ref=REF.next(), served=False, last_outcome="committed"
+    )
     assert await stores.jobs.models() == {0: stores.model, 1: model(1)}
     assert await rounds.publish(REF, "m1", Outcome(model(1), False)) is Verdict.MOVED_ON
 
@@ -484,24 +492,27 @@ async def test_the_last_round_closes_the_job(stores: Stores) -> None:
 
     assert await finish(rounds, finishes_job=True) is Verdict.ACCEPTED
 
-    assert await rounds.load() == Round(Closed(REF.next(), PLAN), served=False)
+    assert await rounds.load() == Round(Closed(REF.next(), stores.plan), served=False)
     snapshot = await rounds.snapshot()
     assert snapshot is not None
     assert snapshot.is_closed
     assert not snapshot.is_collecting
-    job = await stores.jobs.job()
-    assert job == replace(stores.job, state="finished")
+    assert snapshot.job_state == "finished"
     verdicts = await rounds.check_in(REF.next(), [offer("a")], at(1))
     assert verdicts == [Verdict.COHORT_FULL]
     assert await rounds.abort(REF.next(), Reason.JOB_DISABLED) is Verdict.NOTHING_TO_FINISH
 
 
-async def test_an_unfinished_job_stays_running(stores: Stores) -> None:
+async def test_the_next_round_knows_how_the_last_one_ended(stores: Stores) -> None:
     rounds = await stores.open()
-    await rounds.abort(REF, Reason.JOB_DISABLED, at(0))
-    await finish(rounds)
+    await rounds.abort(REF, Reason.AGGREGATE_FAILED, at(0))
+    await rounds.take_lease(REF, "m1", 500, at(0))
+    await rounds.publish(REF, "m1", Outcome(model(1), finishes_job=False, failures_in_a_row=3))
 
-    assert await stores.jobs.job() == stores.job
+    snapshot = await rounds.snapshot()
+    assert snapshot is not None
+    assert (snapshot.last_outcome, snapshot.failures_in_a_row) == ("abandoned", 3)
+    assert snapshot.job_state == "running"
 
 
 async def test_the_last_three_models_are_kept(stores: Stores) -> None:
@@ -692,3 +703,159 @@ async def test_windows_may_be_as_long_as_the_configuration_allows(stores: Stores
     assert snapshot is not None
     assert snapshot.deadline == at(longest)
     assert snapshot.plan == RoundPlan(3, 2, longest, longest, longest)
+
+
+async def test_a_stopped_job_gives_up_its_round_and_takes_no_device(stores: Stores) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a")
+
+    assert await rounds.disable(at(5)) is Verdict.ACCEPTED
+    assert await rounds.disable(at(6)) is Verdict.ALREADY_DISABLED
+
+    phase = (await rounds.load()).phase
+    assert isinstance(phase, Abandoning)
+    assert (phase.reason, phase.since) == (Reason.JOB_DISABLED, at(5))
+    assert await join(rounds, "b", offset=7) == [Verdict.JOB_DISABLED]
+    await finish(rounds)
+    snapshot = await rounds.snapshot()
+    assert snapshot is not None
+    assert snapshot.job_state == "disabled"
+    assert await rounds.check_in(REF.next(), [offer("a")], at(9)) == [Verdict.JOB_DISABLED]
+
+    assert await rounds.enable() is Verdict.ACCEPTED
+    assert await rounds.enable() is Verdict.ALREADY_ENABLED
+    assert await rounds.check_in(REF.next(), [offer("a")], at(9)) == [Verdict.ACCEPTED]
+
+
+async def test_a_job_stopped_while_it_aggregates_still_gets_its_model(stores: Stores) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a", "b")
+    await count(rounds, "m1", "a", "b")
+
+    assert await rounds.disable(at(5)) is Verdict.ACCEPTED
+    assert isinstance((await rounds.load()).phase, Aggregating)
+    assert await finish(rounds) is Verdict.ACCEPTED
+
+    snapshot = await rounds.snapshot()
+    assert snapshot is not None
+    assert (snapshot.is_disabled, snapshot.last_outcome) == (True, "committed")
+
+
+async def test_a_finished_job_is_neither_stopped_nor_started(stores: Stores) -> None:
+    rounds = await stores.open()
+    await rounds.abort(REF, Reason.JOB_DISABLED, at(0))
+    await finish(rounds, finishes_job=True)
+
+    assert await rounds.disable() is Verdict.JOB_FINISHED
+    assert await rounds.enable() is Verdict.JOB_FINISHED
+
+
+NEXT_JOB = JobRecord("run-2", 5, '{"epochs": 9}', "[1]")
+NEXT_PLAN = RoundPlan(7, 6, 5, 4, 3)
+NEXT_MODEL = ModelRecord(0, "model-of-run-2", 20, "ef" * 32, (7,))
+SUCCESSOR = Successor("run-2", NEXT_PLAN, NEXT_MODEL)
+
+
+@pytest.mark.parametrize("finishes_job", [False, True])
+async def test_a_restarted_job_begins_anew_when_its_round_is_over(
+    stores: Stores, finishes_job: bool
+) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a", "b")
+    await count(rounds, "m1", "a")
+    assert await stores.jobs.successor() is None
+
+    assert await rounds.restart(NEXT_JOB, at(5)) is Verdict.ACCEPTED
+
+    phase = (await rounds.load()).phase
+    assert isinstance(phase, Abandoning)
+    assert (phase.reason, set(phase.reports)) == (Reason.JOB_RESTARTED, {"a"})
+    assert await stores.jobs.job() == stores.job
+    assert await stores.jobs.successor() == NEXT_JOB
+    snapshot = await rounds.snapshot()
+    assert snapshot is not None
+    assert snapshot.successor == "run-2"
+    await rounds.take_lease(REF, "m1", 500, at(6))
+    assert await rounds.publish(REF, "m1", Outcome(model(1), False)) is Verdict.MOVED_ON
+    outcome = Outcome(model(1), finishes_job, 2, SUCCESSOR)
+    assert await rounds.publish(REF, "m1", outcome) is Verdict.ACCEPTED
+
+    first = RoundRef("run-2", 1)
+    assert await rounds.load() == Round(Waiting(first, NEXT_PLAN))
+    assert await rounds.snapshot() == seen(NEXT_PLAN, "waiting", ref=first, failures_in_a_row=2)
+    assert await stores.jobs.job() == NEXT_JOB
+    assert await stores.jobs.successor() is None
+    assert await stores.jobs.models() == {0: NEXT_MODEL}
+    assert await rounds.receipt(REF, "a") == Receipt(1, update("a").digest, 1)
+    assert await rounds.check_in(first, [offer("a")], at(7)) == [Verdict.ACCEPTED]
+
+
+async def test_a_finished_job_may_be_restarted(stores: Stores) -> None:
+    rounds = await stores.open()
+    await rounds.abort(REF, Reason.JOB_DISABLED, at(0))
+    await finish(rounds, finishes_job=True)
+
+    assert await rounds.restart(NEXT_JOB, at(5)) is Verdict.ACCEPTED
+
+    assert await rounds.load() == Round(
+        Abandoning(REF.next(), stores.plan, None, {}, {}, {}, at(5), None, Reason.JOB_RESTARTED),
+        served=False,
+        successor="run-2",
+    )
+
+
+async def test_the_last_restart_counts(stores: Stores) -> None:
+    rounds = await stores.open()
+    await rounds.restart(replace(NEXT_JOB, instance="run-1b"), at(1))
+    await rounds.take_lease(REF, "m1", 500, at(1))
+    assert await rounds.restart(NEXT_JOB, at(2)) is Verdict.ACCEPTED
+    stale = replace(SUCCESSOR, instance="run-1b")
+
+    assert await rounds.publish(REF, "m1", Outcome(model(1), False, 0, stale)) is Verdict.MOVED_ON
+    assert await rounds.publish(REF, "m1", Outcome(model(1), False, 0, SUCCESSOR)) is (
+        Verdict.ACCEPTED
+    )
+    assert await stores.jobs.job() == NEXT_JOB
+
+
+@pytest.mark.parametrize("is_stopped_last", [False, True])
+async def test_of_stop_and_restart_the_last_word_counts(
+    stores: Stores, is_stopped_last: bool
+) -> None:
+    rounds = await stores.open()
+    calls = [lambda: rounds.disable(at(1)), lambda: rounds.restart(NEXT_JOB, at(1))]
+    for call in calls[::-1] if is_stopped_last else calls:
+        assert await call() is Verdict.ACCEPTED
+    await rounds.take_lease(REF, "m1", 500, at(2))
+    await rounds.publish(REF, "m1", Outcome(model(1), False, 0, SUCCESSOR))
+
+    loaded = await rounds.load()
+
+    assert loaded.phase.ref == RoundRef("run-2", 1)
+    assert loaded.is_disabled is is_stopped_last
+
+
+async def test_a_round_is_counted(stores: Stores) -> None:
+    rounds = await stores.open(report_goal=3)
+    assert await rounds.counts(REF) == Counts(0, 0, 0)
+    await join(rounds, "a", "b", "c")
+    await count(rounds, "m1", "a")
+    await claim(rounds, "m1", "b")
+
+    assert await rounds.counts(REF) == Counts(3, 1, 1)
+    await rounds.abort(REF, Reason.JOB_DISABLED, at(9))
+    assert (await rounds.counts(REF)).reports == 1
+    assert await rounds.counts(REF.next()) == Counts(0, 0, 0)
+
+
+async def test_it_is_remembered_who_was_answered(stores: Stores) -> None:
+    rounds = await stores.open()
+
+    await rounds.note_answered(REF, ODD_DEVICES)
+    await rounds.note_answered(REF, [])
+    await rounds.note_answered(REF, [f"device-{i}" for i in range(20_000)])
+
+    for device in (*ODD_DEVICES, "device-0", "device-19999"):
+        assert await rounds.was_answered(REF, device)
+        assert not await rounds.was_answered(REF.next(), device)
+    assert not await rounds.was_answered(REF, "nobody")

@@ -21,6 +21,7 @@ from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import Reason, RoundRef, Selecting, Waiting
 from fl_cluster.store.ports import (
     ClaimRequest,
+    JobRecord,
     ModelRecord,
     Offer,
     Outcome,
@@ -65,6 +66,12 @@ CALLS: dict[str, Callable[[RoundStore], Awaitable[object]]] = {
     "publish": lambda rounds: rounds.publish(REF, "m1", Outcome(MODEL, finishes_job=False)),
     "model_served": lambda rounds: rounds.model_served(REF),
     "member_lost": lambda rounds: rounds.member_lost("m1"),
+    "disable": lambda rounds: rounds.disable(),
+    "enable": lambda rounds: rounds.enable(),
+    "restart": lambda rounds: rounds.restart(JobRecord("run-2", 1, "{}", "[]")),
+    "counts": lambda rounds: rounds.counts(REF),
+    "note_answered": lambda rounds: rounds.note_answered(REF, ["a"]),
+    "was_answered": lambda rounds: rounds.was_answered(REF, "a"),
     "partials": lambda rounds: rounds.partials(REF),
     "reported": lambda rounds: rounds.reported(REF),
     "receipt": lambda rounds: rounds.receipt(REF, "a"),

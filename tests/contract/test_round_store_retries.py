@@ -58,7 +58,7 @@ class Proxy:
             while request := await reader.read(1 << 20):
                 to_redis.write(request)
                 answer = await from_redis.read(1 << 20)
-                ran = b"EVALSHA" in request and not answer.startswith(b"-NOSCRIPT")
+                ran = b"EVAL" in request and not answer.startswith(b"-NOSCRIPT")
                 if ran and self.to_swallow:
                     self.to_swallow -= 1
                     break
@@ -202,14 +202,30 @@ async def test_the_rest_may_be_sent_again_too(far: Stores, proxy: Proxy) -> None
     assert words == [Verdict.ACCEPTED] * len(calls)
 
 
-async def test_an_abort_that_is_sent_again_finds_nothing_to_do(far: Stores, proxy: Proxy) -> None:
+async def test_what_an_operator_does_is_accepted_when_it_is_sent_again(
+    far: Stores, proxy: Proxy
+) -> None:
     rounds = await ready(far, proxy, "a")
+    calls = [rounds.disable, rounds.enable, lambda: rounds.restart(far.job), rounds.disable]
+    words = []
+    for call in calls:
+        proxy.to_swallow = 1
+        words.append(await call())
+        assert proxy.to_swallow == 0
 
-    assert await rounds.abort(REF, Reason.JOB_DISABLED) is Verdict.NOTHING_TO_FINISH
-
+    assert words == [Verdict.ACCEPTED] * len(calls)
+    assert await rounds.disable() is Verdict.ALREADY_DISABLED
     snapshot = await rounds.snapshot()
     assert snapshot is not None
-    assert snapshot.reason is Reason.JOB_DISABLED
+    assert (snapshot.is_disabled, snapshot.successor) == (True, far.job.instance)
+
+
+async def test_an_abort_is_accepted_when_it_is_sent_again(far: Stores, proxy: Proxy) -> None:
+    rounds = await ready(far, proxy, "a")
+
+    assert await rounds.abort(REF, Reason.AGGREGATE_FAILED) is Verdict.ACCEPTED
+    assert proxy.to_swallow == 0
+    assert await rounds.abort(REF, Reason.AGGREGATE_FAILED) is Verdict.NOTHING_TO_FINISH
 
 
 async def test_a_link_that_breaks_twice_is_a_fault_and_nothing_is_known(

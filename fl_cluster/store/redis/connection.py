@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis.asyncio as redis_asyncio
 from redis import exceptions
@@ -22,9 +24,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from fl_cluster.errors import StoreCorrupt, StoreUnavailable
-
-if TYPE_CHECKING:
-    from redis.commands.core import AsyncScript
 
 Argument = bytes | memoryview | str | int | float
 
@@ -88,6 +87,14 @@ def _heeded_cancellation() -> Iterator[None]:
             raise asyncio.CancelledError
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text, and the digest that Redis knows it by."""
+
+    text: str
+    digest: str
+
+
 class Connection:
     """A pool of connections to one Redis, with the scripts loaded by name.
 
@@ -110,27 +117,39 @@ class Connection:
             options["socket_keepalive"] = True
         pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
         self.client: redis_asyncio.Redis = redis_asyncio.Redis.from_pool(pool)
-        self._scripts: dict[str, AsyncScript] = {}
+        self._scripts: dict[str, Script] = {}
 
-    def _script(self, name: str) -> AsyncScript:
+    def _script(self, name: str) -> Script:
         script = self._scripts.get(name)
         if script is None:
             folder = resources.files(__package__).joinpath("scripts")
             text = folder.joinpath(f"{name}.lua").read_text("utf-8")
             if text.startswith("-- needs prelude"):
                 text = folder.joinpath("prelude.lua").read_text("utf-8") + text
-            script = self._scripts[name] = self.client.register_script(text)
+            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            script = self._scripts[name] = Script(text, digest)
         return script
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
-        """The raw reply of scripts/`name`.lua; it is loaded again when Redis forgot it."""
+        """The raw reply of scripts/`name`.lua.
+
+        A Redis that does not know the script gets it with the call itself: one that was
+        loaded first could be forgotten again in between.
+        """
+        script, rest = self._script(name), (len(keys), *keys, *args)
         with faults(name):
-            return await self._script(name)(keys=list(keys), args=list(args))
+            try:
+                return await self._send("EVALSHA", script.digest, *rest)
+            except exceptions.NoScriptError:
+                return await self._send("EVAL", script.text, *rest)
 
     async def command(self, *args: Argument) -> Any:
         """The raw reply of one command."""
         with faults(str(args[0])):
-            return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
+            return await self._send(*args)
+
+    async def _send(self, *args: Argument) -> Any:
+        return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
 
     async def together(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """The raw replies of several commands that nothing comes between."""

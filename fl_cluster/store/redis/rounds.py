@@ -137,7 +137,7 @@ class RedisRoundStore:
         return _verdict(await self._connection.run("tick", (self._keys.round,), args))
 
     async def abort(self, ref: RoundRef, reason: Reason, at: Millis | None = None) -> Verdict:
-        args = (str(ref), _instant(at), self._keys.events, reason.value)
+        args = (str(ref), _instant(at), self._keys.events, reason.value, call_name())
         return _verdict(await self._connection.run("abort", (self._keys.round,), args))
 
     async def take_lease(
@@ -197,11 +197,11 @@ class RedisRoundStore:
                 return verdict
 
     async def disable(self, at: Millis | None = None) -> Verdict:
-        args = (_instant(at), self._keys.events)
+        args = (_instant(at), self._keys.events, call_name())
         return _verdict(await self._connection.run("disable", (self._keys.round,), args))
 
     async def enable(self) -> Verdict:
-        args = (self._keys.events,)
+        args = (self._keys.events, call_name())
         return _verdict(await self._connection.run("enable", (self._keys.round,), args))
 
     async def restart(self, job: JobRecord, at: Millis | None = None) -> Verdict:
@@ -214,8 +214,7 @@ class RedisRoundStore:
     async def counts(self, ref: RoundRef) -> Counts:
         token = str(ref)
         keys = (self._keys.cohort(token), self._keys.claims(token), self._keys.reports(token))
-        found = [await self._connection.command("HLEN", key) for key in keys]
-        return Counts(*found)
+        return Counts(*await self._connection.together([("HLEN", key) for key in keys]))
 
     async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
         args: list[Argument] = [LIVE_MS]

@@ -134,9 +134,9 @@ class Proxy:
             route = self._routes[name]
             if "weather" in order:
                 route.weather = Weather(**order["weather"])
-            if order.get("split"):
+            if order.get("split") is True:
                 route.is_open.clear()
-            else:
+            elif order.get("split") is False:
                 route.is_open.set()
         return dict(self.troubles)
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import redis.asyncio as redis_asyncio
-from harness import job
-from harness.diary import DiaryReader, Line, Word
-from harness.reference import Expected, expected, scale_of
 from redis import exceptions
 
 from fl_cluster.store.model_files import read_model
+from harness import job
+from harness.diary import DiaryReader, Line, Word
+from harness.reference import Expected, expected, scale_of
 
 GRACE_MS = 2_000
 GAP_S = 0.5

@@ -26,14 +26,14 @@ from pathlib import Path
 
 import numpy as np
 import redis.asyncio as redis_asyncio
+from redis import exceptions
+
+from fl_cluster.telemetry.points import VARIABLE
 from harness import job, memory
 from harness.devices import Orders
 from harness.processes import Process, module
 from harness.proxy import Weather
-from harness.witness import Violation, Witness
-from redis import exceptions
-
-from fl_cluster.telemetry.points import VARIABLE
+from harness.witness import PREFIX, Violation, Witness
 
 LOOK_S = 0.06
 SAMPLE_S = 1.0
@@ -130,7 +130,9 @@ class World:
     def __post_init__(self) -> None:
         self.source = random.Random(self.seed)
         self._orders = asyncio.Lock()
-        self.admin = redis_asyncio.Redis(port=self.ports.redis, socket_timeout=2.0)
+        self.admin = redis_asyncio.Redis(
+            port=self.ports.redis, socket_timeout=2.0, decode_responses=True
+        )
         self.witness = Witness(self.ports.redis, self.folder, self.dimensions, self.seed)
         self.redis = Process("redis", self._redis_command(), self.folder)
         self.proxy = Process("proxy", self._proxy_command(), self.folder, uses_pipes=True)
@@ -297,7 +299,7 @@ class World:
                     continue
                 if not server.is_running():
                     await self._bring_back(server)
-                elif server.name in self.armed and server.seems_stopped():
+                elif server.name in self.armed and not server.is_stopped and server.seems_stopped():
                     self.faults[f"stop at {self.armed.pop(server.name)}"] += 1
                     server.is_stopped = True
                     asyncio.get_running_loop().call_later(
@@ -333,6 +335,28 @@ class World:
         with urllib.request.urlopen(url, timeout=5) as reply:
             shown: Mapping[str, object] = json.loads(reply.read())
         return shown
+
+    def scheduler_answers(self) -> bool:
+        """Whether it serves."""
+        return listens(self.ports.manage)
+
+    async def reports(self, ref: str) -> dict[str, str]:
+        """The counted set of a round as Redis holds it."""
+        found: dict[str, str] = await self.admin.hgetall(f"{PREFIX}round:{ref}:reports")
+        return found
+
+    async def lose_everything_in_redis(self) -> None:
+        """Redis is killed and comes back without a memory."""
+        assert not self.has_disk
+        self.faults["Redis comes back empty"] += 1
+        self.witness.loss_is_expected = True
+        self.expected_down.add(self.redis.name)
+        self.redis_is_troubled += 1
+        self.redis.kill()
+        await asyncio.sleep(self.source.uniform(0.0, 1.5))
+        await self.start_redis()
+        self.expected_down.discard(self.redis.name)
+        self.redis_is_troubled -= 1
 
     # -- ending --------------------------------------------------------------------------
 

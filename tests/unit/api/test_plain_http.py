@@ -395,6 +395,8 @@ async def test_head_and_body_leave_in_one_write(size: int) -> None:
     written: list[bytes] = []
 
     class Outlet:
+        transport = None
+
         async def write(self, chunk: bytes) -> None:
             written.append(chunk)
 
@@ -449,19 +451,19 @@ async def test_nagle_is_off_on_accepted_connections() -> None:
 
 
 async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None:
-    async with (
-        serving(a_plane(connections=1)) as listener,
-        connected(listener) as (reader, writer),
-    ):
-        writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
-        await read_answer(reader)
-        async with connected(listener) as (refused_reader, _):
-            refused = await refused_reader.read()
-        writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
-        served = await read_answer(reader)
+    async with serving(a_plane(connections=1)) as listener:
+        async with connected(listener) as (reader, writer):
+            writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+            await read_answer(reader)
+            async with connected(listener) as (refused_reader, _):
+                refused = await refused_reader.read()
+            writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            served = await read_answer(reader)
+        later = await ask(listener, b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert refused == plain_http.FULL
     assert served.endswith(b'{"code":"0"}')
+    assert later.endswith(b'{"code":"0"}')
 
 
 async def test_draining_closes_idle_connections_and_lets_a_body_arrive() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from fl_cluster.app.cli import main, script_main
 from fl_cluster.app.commands import find_function, find_path
 from fl_cluster.errors import StartupError
 from fl_cluster.store.model_files import write_model
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +96,22 @@ def test_a_training_function_is_found_from_the_current_folder(
 def test_what_is_no_training_function_is_one_sentence(name: str) -> None:
     with pytest.raises(StartupError, match=f"{name}: expected "):
         find_function(name)
+
+
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [
+        ("run_sched.py", "--scheduler_manage_address"),
+        ("run_server.py", "--local_server_num"),
+        ("finish_cloud.py", "--stop_redis"),
+    ],
+)
+def test_every_script_shows_its_arguments(script: str, argument: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert argument in shown.stdout

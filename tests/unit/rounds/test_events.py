@@ -8,7 +8,9 @@ from typing import get_args
 
 import pytest
 
-from fl_cluster.rounds.events import Event, MemberLost, Verdict
+from fl_cluster.rounds.events import Disable, Enable, Event, MemberLost, Restart, Verdict
+
+OF_NO_ROUND = (MemberLost, Disable, Enable, Restart)
 
 
 @pytest.mark.parametrize("verdict", Verdict)
@@ -25,7 +27,7 @@ def test_an_event_is_frozen_and_slotted(event: type) -> None:
 
 
 @pytest.mark.parametrize("event", get_args(Event), ids=lambda kind: kind.__name__)
-def test_every_event_but_a_lost_member_names_its_round(event: type) -> None:
+def test_an_event_names_its_round_unless_it_concerns_the_whole_job(event: type) -> None:
     names = {field.name for field in dataclasses.fields(event)}
 
-    assert ("ref" in names) is (event is not MemberLost)
+    assert ("ref" in names) is (event not in OF_NO_ROUND)

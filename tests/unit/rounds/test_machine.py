@@ -16,12 +16,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Disable,
+    Enable,
     Event,
     MemberLost,
     ModelServed,
     Publish,
     Release,
     Report,
+    Restart,
     TakeLease,
     Tick,
     Verdict,
@@ -143,16 +146,24 @@ UNCHANGED = "the very same round comes back"
 
 @dataclass(frozen=True)
 class Case:
-    """A phase, what happens to it, the verdict, and the phase after (its type or all of it)."""
+    """A phase (or a whole round), what happens to it, the verdict, and what is after.
+
+    That is a phase's type, a phase, or a whole round; a phase stands for a round that has
+    nothing else to remember.
+    """
 
     what: str
-    before: Phase
+    before: Phase | Round
     event: Event
     verdict: Verdict
     after: object = UNCHANGED
 
     def __str__(self) -> str:
-        return f"{type(self.before).__name__}-{type(self.event).__name__}-{self.what}"
+        return f"{type(self.phase).__name__}-{type(self.event).__name__}-{self.what}"
+
+    @property
+    def phase(self) -> Phase:
+        return self.before.phase if isinstance(self.before, Round) else self.before
 
 
 def check_in_cases() -> list[Case]:
@@ -508,6 +519,65 @@ def model_served_cases() -> list[Case]:
     return [Case("known already", phase, ModelServed(REF), Verdict.ACCEPTED) for phase in SAMPLES]
 
 
+def disable_cases() -> list[Case]:
+    event = Disable(at(1060))
+    cases = []
+    for phase in SAMPLES:
+        stopped = Round(phase, is_disabled=True)
+        if isinstance(phase, Closed):
+            cases.append(Case("over for good", phase, event, Verdict.JOB_FINISHED))
+            continue
+        cases.append(Case("stopped already", stopped, event, Verdict.ALREADY_DISABLED))
+        if isinstance(phase, Waiting | Collecting):
+            given_up = Round(given_up_at(1060, phase, Reason.JOB_DISABLED), is_disabled=True)
+            cases.append(Case("it is given up", phase, event, Verdict.ACCEPTED, given_up))
+        else:
+            cases.append(Case("it ends first", phase, event, Verdict.ACCEPTED, stopped))
+    return cases
+
+
+def enable_cases() -> list[Case]:
+    cases = []
+    for phase in SAMPLES:
+        stopped = Round(phase, is_disabled=True)
+        if isinstance(phase, Closed):
+            cases.append(Case("over for good", stopped, Enable(), Verdict.JOB_FINISHED))
+            continue
+        cases.append(Case("it goes on", stopped, Enable(), Verdict.ACCEPTED, Round(phase)))
+        cases.append(Case("never stopped", phase, Enable(), Verdict.ALREADY_ENABLED))
+    return cases
+
+
+def restart_cases() -> list[Case]:
+    event = Restart("run-2", at(1060))
+    cases = []
+    for phase in SAMPLES:
+        after: Phase = phase
+        if isinstance(phase, Waiting | Collecting | Closed):
+            after = given_up_at(1060, phase, Reason.JOB_RESTARTED)
+        restarted = Round(after, successor="run-2")
+        before = Round(phase, is_disabled=True, successor="run-1b")
+        cases.append(Case("from anywhere", phase, event, Verdict.ACCEPTED, restarted))
+        cases.append(Case("stopped, and once more", before, event, Verdict.ACCEPTED, restarted))
+    return cases
+
+
+def given_up_at(instant: int, phase: Waiting | Collecting | Closed, reason: Reason) -> Abandoning:
+    if not isinstance(phase, Collecting):
+        return Abandoning(REF, PLAN, None, {}, {}, {}, at(instant), None, reason)
+    return Abandoning(
+        REF,
+        PLAN,
+        phase.opened_at,
+        phase.cohort,
+        phase.reports,
+        phase.partials,
+        at(instant),
+        None,
+        reason,
+    )
+
+
 CASES: list[Case] = [
     *check_in_cases(),
     *claim_cases(),
@@ -519,33 +589,39 @@ CASES: list[Case] = [
     *take_lease_cases(),
     *publish_cases(),
     *model_served_cases(),
+    *disable_cases(),
+    *enable_cases(),
+    *restart_cases(),
 ]
 
 
 def test_every_phase_meets_every_event() -> None:
     grid = {(phase, event) for phase in get_args(Phase) for event in get_args(Event)}
 
-    covered = {(type(case.before), type(case.event)) for case in CASES}
+    covered = {(type(case.phase), type(case.event)) for case in CASES}
 
     assert covered == grid
 
 
 def test_every_verdict_of_one_event_to_one_phase_is_tried() -> None:
-    """`moved_on` and `fenced` come before the phase is looked at; they have their own tests."""
+    """What is answered before the phase is looked at has tests of its own."""
     seen = {case.verdict for case in CASES}
 
-    assert set(Verdict) - seen == {Verdict.MOVED_ON, Verdict.FENCED}
+    assert set(Verdict) - seen == {Verdict.MOVED_ON, Verdict.FENCED, Verdict.JOB_DISABLED}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_phase_meets_an_event(case: Case) -> None:
-    before = Round(case.before)
+    before = case.before if isinstance(case.before, Round) else Round(case.before)
 
     result = step(before, case.event)
 
     assert result.verdict is case.verdict
     if case.after is UNCHANGED:
         assert result.round is before
+    elif isinstance(case.after, Round):
+        assert result.round == case.after
+        assert type(result.round.phase) is type(case.after.phase)
     elif isinstance(case.after, type):
         assert type(result.round.phase) is case.after
     else:
@@ -564,9 +640,12 @@ EVENTS: dict[type, Callable[[RoundRef, str], Event]] = {
     TakeLease: lambda ref, member: TakeLease(ref, member, 300, at(10**9)),
     Publish: Publish,
     ModelServed: lambda ref, _: ModelServed(ref),
+    Disable: lambda *_: Disable(at(1050)),
+    Enable: lambda *_: Enable(),
+    Restart: lambda *_: Restart("run-2", at(1050)),
 }
 
-NAMING_A_ROUND = [event for event in get_args(Event) if event is not MemberLost]
+NAMING_A_ROUND = [event for event in get_args(Event) if "ref" in event.__annotations__]
 BY_A_MEMBER = [event for event in get_args(Event) if "member" in event.__annotations__]
 
 
@@ -682,6 +761,59 @@ def test_positions_go_on_where_the_last_report_ended() -> None:
         "b": 3,
     }
     assert after.first_report_at == FIRST_REPORT
+
+
+@pytest.mark.parametrize("phase", SAMPLES, ids=lambda phase: type(phase).__name__)
+def test_a_stopped_job_takes_no_device(phase: Phase) -> None:
+    before = Round(phase, is_disabled=True)
+
+    result = step(before, check_in("d", 10**9))
+
+    assert result.verdict is Verdict.JOB_DISABLED
+    assert result.round is before
+
+
+@pytest.mark.parametrize("phase", [AGGREGATING, ABANDONING], ids=["aggregating", "abandoning"])
+@pytest.mark.parametrize(("expected", "published"), [("", "run-2"), ("run-2", ""), ("a", "b")])
+def test_an_outcome_that_does_not_know_what_comes_next_is_refused(
+    phase: Phase, expected: str, published: str
+) -> None:
+    before = Round(phase, successor=expected)
+
+    result = step(before, Publish(REF, "m1", published))
+
+    assert result.verdict is Verdict.MOVED_ON
+    assert result.round is before
+
+
+def test_an_outcome_that_knows_the_next_run_is_accepted() -> None:
+    result = step(Round(AGGREGATING, successor="run-2"), Publish(REF, "m1", "run-2"))
+
+    assert result.verdict is Verdict.ACCEPTED
+    assert result.round == Round(Committed(REF, 2), successor="run-2")
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("is_disabled", [False, True])
+def test_a_new_run_begins_with_its_first_round(closes: bool, is_disabled: bool) -> None:
+    finished = Round(
+        COMMITTED, frozenset({"m1"}), served=False, is_disabled=is_disabled, successor="run-2"
+    )
+
+    opened = open_next(finished, PLAN, closes=closes)
+
+    assert opened == Round(
+        Waiting(RoundRef("run-2", 1), PLAN),
+        frozenset({"m1"}),
+        served=True,
+        is_disabled=is_disabled,
+    )
+
+
+def test_a_stopped_job_stays_stopped_in_the_next_round() -> None:
+    opened = open_next(Round(ABANDONED, is_disabled=True), PLAN, closes=False)
+
+    assert opened == Round(Waiting(REF.next(), PLAN), served=False, is_disabled=True)
 
 
 @pytest.mark.parametrize("finished", [COMMITTED, ABANDONED], ids=["committed", "abandoned"])

@@ -26,7 +26,12 @@ from fl_cluster.sdk import (
 )
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.wire import packed
-from fl_cluster.wire.messages import RequestFLJob, ResponseFLJob, ResponseUpdateModel
+from fl_cluster.wire.messages import (
+    RequestFLJob,
+    ResponseFLJob,
+    ResponseGetModel,
+    ResponseUpdateModel,
+)
 
 QUICK = Backoff(least_ms=1, base_ms=5, most_ms=20)
 
@@ -204,7 +209,8 @@ async def test_a_cluster_that_stays_away_is_given_up_with_one_clear_sentence(
         await device.run()
 
     assert "no server has answered for 0 s: http://127.0.0.1" in str(caught.value)
-    assert len(caplog.records) == 1
+    [warning] = [record for record in caplog.records if record.name == "fl_cluster.sdk"]
+    assert warning.getMessage().startswith("device d1: no answer for 0 s, giving up after 0 s")
 
 
 async def test_a_device_that_finds_the_cohort_full_comes_again_and_does_not_hammer(
@@ -385,6 +391,25 @@ async def test_a_round_that_the_cluster_began_again_gets_the_same_update_again(
 
     assert result.rounds == (1,)
     assert len(train.plans) == 1
+
+
+async def test_a_round_that_ended_unnoticed_is_told_when_the_device_finds_out(
+    make_cluster: Any, serve: Any, adding: Any, fault: Any
+) -> None:
+    cluster = make_cluster(rounds_total=2)
+    not_ready = fault(
+        status=202,
+        body=packed.encode(ResponseGetModel(verdict="not_ready", retry_after_ms=5)),
+        content_type="application/msgpack",
+    )
+    cluster.faults["getModel"].extend([not_ready] * 30)
+
+    async with serve(cluster) as url:
+        result = await a_device(url, adding(1.0), trust_s=0.02).run()
+
+    assert result.rounds == (1, 2)
+    assert result.final_round == 2
+    assert len(cluster.bodies("updateModel")) == 2
 
 
 async def test_each_round_is_told_with_a_model_that_cannot_be_changed(

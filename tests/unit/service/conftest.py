@@ -111,6 +111,9 @@ def pytest_asyncio_loop_factories(
     return {"virtual": VirtualLoop}
 
 
+Weather = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
 @dataclass
 class Held:
     """A call that was stopped on its way: `reached` when it is there, `go` lets it go on."""
@@ -127,6 +130,8 @@ class Interposed:
         self.calls: Counter[str] = Counter()
         self.arguments: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         self.is_away = False
+        self.weather: Weather | None = None
+        """Does all calls instead, when there is one: it is given each call's name and the call."""
         self._before: dict[str, deque[Exception | Held | None]] = defaultdict(deque)
         self._after: dict[str, deque[Exception | Held | None]] = defaultdict(deque)
 
@@ -161,6 +166,8 @@ class Interposed:
             self.arguments[method].append(args)
             if self.is_away:
                 raise self._unavailable(method)
+            if self.weather is not None:
+                return await self.weather(method, lambda: real(*args, **kwargs))
             await self._meet(self._before[method])
             answer = await real(*args, **kwargs)
             await self._meet(self._after[method])

@@ -8,17 +8,18 @@
 -- accepted | nothing_to_finish | lease_lost | fenced | moved_on.
 local round, successor = read(KEYS[1]), ARGV[11]
 if round.published_by == ARGV[10] then return word('accepted') end
-if round.ref ~= ARGV[1] or round.successor ~= successor then return word('moved_on') end
+if round.ref ~= ARGV[1] then return word('moved_on') end
 if redis.call('ZSCORE', KEYS[4], ARGV[2]) then return word('fenced') end
+if round.successor ~= successor then return word('moved_on') end
 if not ending(round) then return word('nothing_to_finish') end
 if round.lease_member ~= ARGV[2] then return word('lease_lost') end
 local outcome = round.phase == 'aggregating' and 'committed' or 'abandoned'
 local number, phase, served = round.number + 1, 'waiting', '0'
 if successor ~= '' then
   number, served, outcome = 1, '1', ''
-  redis.call('DEL', KEYS[2], KEYS[3])
-  redis.call('HSET', KEYS[2], 0, ARGV[12])
   redis.call('RENAME', KEYS[5], KEYS[3])
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[2], 0, ARGV[12])
   redis.call('HSET', KEYS[1], unpack(ARGV, 13))
 else
   redis.call('HSET', KEYS[2], round.number, ARGV[4])

@@ -1,0 +1,64 @@
+"""From what servers say to what a device can use.
+
+An answer that contradicts itself is as good as none: it raises `NoAnswer`, and the device asks
+again, somewhere else if it can.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from fl_cluster.errors import PeerProtocolError
+from fl_cluster.sdk.participation import Refused
+from fl_cluster.sdk.training import RoundPlan, Weights
+from fl_cluster.sdk.transport import Answer, NoAnswer, Reply
+from fl_cluster.wire.messages import FeatureMap, FLPlan
+
+
+def now_ms() -> int:
+    """Now, on a clock that only goes forward."""
+    return int(time.monotonic() * 1000)
+
+
+def refused(answer: Answer[Reply], rounds_total: int = 0) -> Refused:
+    """The event that this refusal is."""
+    return Refused(answer.verdict, answer.retry_after_ms, answer.reason, now_ms(), rounds_total)
+
+
+def plan_of(number: int, plan: FLPlan) -> RoundPlan:
+    """The plan in the user's words, of the round with this number."""
+    return RoundPlan(
+        round_number=number,
+        rounds_total=plan.iterations,
+        epochs=plan.epochs,
+        batch_size=plan.mini_batch,
+        learning_rate=plan.lr,
+        server_mode=plan.server_mode or "",
+        job_name=plan.fl_name or "",
+    )
+
+
+def refuse_encryption(plan: FLPlan) -> None:
+    """A job that protects its updates must never get a plain one."""
+    encryption = plan.cipher.encrypt_type if plan.cipher is not None else None
+    if encryption not in {None, "", "NOT_ENCRYPT"}:
+        raise PeerProtocolError(
+            f"the job asks for updates in {encryption}, which this device cannot make"
+        )
+
+
+def tensors(features: tuple[FeatureMap, ...] | None) -> Weights:
+    """The model by name, shaped; NoAnswer when the answer contradicts itself."""
+    weights: Weights = {}
+    for feature in features or ():
+        if feature.weight_fullname is None or feature.data is None:
+            raise NoAnswer("the answer has a tensor without a name or without values")
+        shape = feature.data.shape if feature.shape is None else feature.shape
+        if min(shape, default=0) < 0 or math.prod(shape) != feature.data.size:
+            raise NoAnswer(
+                f"the answer has {feature.data.size} values for tensor"
+                f" {feature.weight_fullname!r} of shape {shape}"
+            )
+        weights[feature.weight_fullname] = feature.data.reshape(shape)
+    return weights

@@ -1,0 +1,230 @@
+"""The short list: each scenario is one kind of bad day, with a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from fl_cluster.telemetry.points import Point
+from harness.faults import Fault, Injector, Kind, plan
+from harness.job import Dimensions
+from harness.proxy import Weather
+from harness.witness import Violation, counted_set
+from harness.world import World, until
+
+DRIZZLE = Weather(
+    lose_request=0.003,
+    lose_answer=0.005,
+    cut_request=0.003,
+    cut_answer=0.003,
+    delay=0.01,
+    double=0.01,
+)
+STORM = Weather(
+    lose_request=0.02,
+    lose_answer=0.03,
+    cut_request=0.02,
+    cut_answer=0.02,
+    delay=0.05,
+    double=0.05,
+    longest_delay_s=1.0,
+)
+STORE_DRIZZLE = Weather(
+    lose_request=0.0003,
+    lose_answer=0.0005,
+    cut_request=0.0003,
+    cut_answer=0.0003,
+    delay=0.002,
+    longest_delay_s=0.3,
+)
+STORE_STORM = Weather(
+    lose_request=0.003,
+    lose_answer=0.004,
+    cut_request=0.003,
+    cut_answer=0.003,
+    delay=0.006,
+    longest_delay_s=2.0,
+)
+"""Delays go beyond the time-out of commands: what was given up arrives all the same."""
+
+Body = Callable[[World], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One bad day."""
+
+    name: str
+    summary: str
+    seed: int
+    body: Body
+    dimensions: Dimensions = field(default_factory=Dimensions)
+    has_disk: bool = True
+
+
+async def suffer(world: World, mix: Mapping[Kind, float], seconds: float, spacing_s: float) -> None:
+    """Faults of these kinds for so long, then good weather and two more rounds."""
+    await Injector(world).run(plan(world.seed, mix), seconds, spacing_s)
+    await world.settle()
+    await world.rounds(2, 60.0)
+
+
+async def servers_killed(world: World) -> None:
+    """At any instant, and again at named points."""
+    await suffer(world, {Kind.KILL_SERVER: 1}, 22.0, 1.0)
+
+
+async def servers_killed_at_points(world: World) -> None:
+    """Each point once; whoever comes to it first."""
+    injector = Injector(world)
+    for index, point in enumerate(Point):
+        before = world.faults.total()
+        fault = Fault(Kind.KILL_SERVER, index, 0.0, f"{point}:1:kill")
+        await injector.inject(fault)
+        await until(lambda: world.faults.total() >= before + 2, f"{point} is reached", 40.0)
+    await world.settle()
+    await world.rounds(2, 60.0)
+
+
+async def servers_stopped(world: World) -> None:
+    """SIGSTOP, also longer than the lease, also between two steps of a commit or a publish."""
+    injector = Injector(world)
+    for index, point in enumerate(
+        (Point.AFTER_BLOB_BEFORE_REPORT, Point.AFTER_RECORD_BEFORE_PUBLISH)
+    ):
+        before = world.faults.total()
+        await injector.inject(Fault(Kind.KILL_SERVER, index, 0.0, f"{point}:1:stop"))
+        await until(lambda: world.faults.total() >= before + 2, f"{point} is reached", 40.0)
+    await suffer(world, {Kind.STOP_BRIEFLY: 1, Kind.STOP_BEYOND_LEASE: 2}, 14.0, 2.0)
+
+
+async def redis_troubled(world: World) -> None:
+    """Paused, stopped, killed and back from its file, scripts forgotten."""
+    kinds = (Kind.PAUSE_REDIS, Kind.STOP_REDIS, Kind.KILL_REDIS, Kind.FLUSH_SCRIPTS)
+    await suffer(world, dict.fromkeys(kinds, 1.0), 22.0, 1.5)
+
+
+async def lines_to_devices(world: World) -> None:
+    """Requests and answers lost, cut, late and doubled."""
+    await world.set_weather(STORM, None)
+    await world.rounds(8, 120.0)
+    await world.settle()
+    await world.rounds(1, 60.0)
+
+
+async def lines_to_redis(world: World) -> None:
+    """Connections to Redis broken in the middle, commands that arrive after they were given up,
+    and servers that cannot reach Redis while others can."""
+    await world.set_weather(None, STORE_STORM)
+    kinds = {Kind.SPLIT_BRIEFLY: 2.0, Kind.SPLIT_BEYOND_LEASE: 1.0}
+    await suffer(world, kinds, 20.0, 3.0)
+
+
+async def redis_empties(world: World) -> None:
+    """What rounds have ended with survives; the round under way is tried again."""
+    for _ in range(3):
+        await world.rounds(2, 60.0)
+        await world.lose_everything_in_redis()
+        await until(lambda: not world.witness.loss_is_expected, "the job is rebuilt", 20.0)
+    await world.rounds(2, 60.0)
+
+
+async def everything_dies(world: World) -> None:
+    """The same round goes on with the updates that it had."""
+    injector = Injector(world)
+    for _ in range(2):
+        await world.rounds(2, 60.0)
+        await until(lambda: world.witness.fields.get("first_report_at"), "a report", 30.0)
+        ref, before = world.witness.ref, counted_set(await world.reports(world.witness.ref))
+        await injector.inject(Fault(Kind.EVERYTHING_DIES, 0, 0.5, ""))
+        after = counted_set(await world.reports(ref))
+        if any(after.get(device) != entry for device, entry in before.items()):
+            raise Violation("lost", f"round {ref} had {len(before)} updates, now {after}")
+    await world.rounds(2, 60.0)
+
+
+async def rolling_restart(world: World) -> None:
+    """Every process once, by SIGTERM, in a job of twenty rounds, which all succeed."""
+    injector = Injector(world)
+    for server in world.servers:
+        await world.rounds(4, 60.0)
+        await injector.retire(server)
+        world.faults[Kind.RETIRE_SERVER] += 1
+        await world.start_server(server)
+    await injector.retire(world.scheduler)
+    world.scheduler.start()
+    world.expected_down.discard(world.scheduler.name)
+    await until(lambda: world.witness.fields["phase"] == "closed", "the job is over", 120.0)
+    await until(lambda: not world.devices.is_running(), "all devices go home", 30.0)
+    if world.witness.tally.abandoned:
+        raise Violation("no round fails", f"{world.witness.tally.abandoned} rounds failed")
+
+
+async def scheduler_killed(world: World) -> None:
+    """Rounds go on, and a new scheduler shows the truth at once."""
+    for _ in range(2):
+        world.expected_down.add(world.scheduler.name)
+        world.scheduler.kill()
+        world.faults[Kind.KILL_SCHEDULER] += 1
+        await world.rounds(2, 60.0)
+        world.scheduler.start()
+        await until(world.scheduler_answers, "the scheduler answers", 20.0)
+        world.expected_down.discard(world.scheduler.name)
+        nodes = world.state().get("nodes")
+        if not isinstance(nodes, list) or len(nodes) != len(world.servers):
+            raise Violation("the scheduler shows the truth", f"nodes: {nodes}")
+
+
+async def disk_full(world: World) -> None:
+    """Nothing can be written to the metrics file; rounds go on."""
+    await world.rounds(3, 60.0)
+
+
+EVERYTHING: Mapping[Kind, float] = {
+    Kind.KILL_SERVER: 6,
+    Kind.RETIRE_SERVER: 1.5,
+    Kind.STOP_BRIEFLY: 3,
+    Kind.STOP_BEYOND_LEASE: 2,
+    Kind.SPLIT_BRIEFLY: 2,
+    Kind.SPLIT_BEYOND_LEASE: 1,
+    Kind.KILL_SCHEDULER: 1,
+    Kind.PAUSE_REDIS: 1,
+    Kind.STOP_REDIS: 1,
+    Kind.KILL_REDIS: 1,
+    Kind.FLUSH_SCRIPTS: 1,
+    Kind.EVERYTHING_DIES: 0.3,
+}
+
+
+async def everything_at_once(world: World, seconds: float = 40.0) -> None:
+    """All kinds of faults, in drizzle."""
+    await world.set_weather(DRIZZLE, STORE_DRIZZLE)
+    await suffer(world, EVERYTHING, seconds, 2.0)
+
+
+SHORT_LIST: tuple[Scenario, ...] = (
+    Scenario("servers-killed", "kill -9 of servers at any instant", 101, servers_killed),
+    Scenario("points", "kill -9 at every named point", 102, servers_killed_at_points),
+    Scenario("servers-stopped", "SIGSTOP, also beyond the lease", 103, servers_stopped),
+    Scenario("redis", "Redis paused, stopped, killed, scripts forgotten", 104, redis_troubled),
+    Scenario("device-lines", "requests lost, cut, late, doubled", 105, lines_to_devices),
+    Scenario("redis-lines", "connections to Redis broken and late", 106, lines_to_redis),
+    Scenario("redis-empty", "Redis comes back empty", 107, redis_empties, has_disk=False),
+    Scenario("everything-dies", "all servers and Redis die", 108, everything_dies),
+    Scenario(
+        "rolling-restart",
+        "every process restarted in a job of 20 rounds",
+        109,
+        rolling_restart,
+        Dimensions(rounds_total=20),
+    ),
+    Scenario("scheduler", "the scheduler dies", 110, scheduler_killed),
+    Scenario(
+        "disk-full",
+        "no space for the metrics file",
+        111,
+        disk_full,
+        Dimensions(metrics_file="/dev/full"),
+    ),
+    Scenario("everything", "all kinds of faults at once", 112, everything_at_once),
+)
