@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,20 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_cluster.aggregate.layout import Layout
-from fl_cluster.aggregate.model import Model
 from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.plain_http import Limits, Listener, Plane, listen
 from fl_cluster.api.replies import Replies
+from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.malloc import keep_memory_flat
 from fl_cluster.app.recorder import FileRecorder
 from fl_cluster.app.store_access import announce_durability, open_store
+from fl_cluster.app.weights import starting_point
 from fl_cluster.config.addresses import Address, server_http_address
 from fl_cluster.config.schema import Durability, Settings
 from fl_cluster.config.shared import SharedParameters
-from fl_cluster.errors import StartupError
-from fl_cluster.kernels.native import kernel
-from fl_cluster.lifecycle.membership import RANDOM_MAX, RANDOM_MIN, Member, Role, member_id
+from fl_cluster.errors import StartupError, StoreUnavailable
+from fl_cluster.lifecycle.membership import Role
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
@@ -39,15 +36,11 @@ from fl_cluster.service.membership import Membership, Undertaker
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.checkpoints import CheckpointFolder
-from fl_cluster.store.initial_models import lenet
-from fl_cluster.store.model_files import Arrays, read_model
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisBlobStore, RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
-from fl_cluster.telemetry.processes import start_time_s
-from fl_cluster.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -70,35 +63,6 @@ class ServerOptions:
     model_file: Path | None
     link_address: tuple[str, int] = ("", 0)
     """Host and port of this member's own on the cluster's side; known once it is open."""
-
-
-def starting_point(settings: Settings, options: ServerOptions) -> tuple[StartingPoint, str]:
-    """The weights to start from when the job is new, and a sentence that says which they are."""
-    if options.model_file is not None:
-        try:
-            arrays = read_model(options.model_file)
-        except ValueError as exc:
-            raise StartupError(f"--model {exc}") from exc
-        model = _finite(arrays, options.model_file)
-        return StartingPoint(model, 0), f"the weights in {options.model_file}"
-    newest = CheckpointFolder(options.checkpoint_dir, settings.name).newest()
-    if newest is not None:
-        info, arrays = newest
-        return (
-            StartingPoint(_finite(arrays, info.path), info.number),
-            f"the checkpoint of round {info.number}, {info.path}",
-        )
-    model = Model.from_arrays(lenet())
-    return StartingPoint(
-        model, 0, is_given=False
-    ), "a freshly seeded LeNet (give --model FILE.npz for another)"
-
-
-def _finite(arrays: Arrays, path: Path) -> Model:
-    try:
-        return Model.from_arrays(arrays)
-    except ValueError as exc:
-        raise StartupError(f"Verify feature map failed for initial model. {path}: {exc}") from exc
 
 
 def instance_name(at_us: int) -> str:
@@ -143,7 +107,12 @@ class Server:
         host, port = options.link_address
         self._link_address = str(Address(host, port))
         self._undertaker = Undertaker(self._members, rounds.member_lost)
-        member = self._new_member()
+        member = this_process(
+            Role.SERVER,
+            self._new_id(),
+            tcp_address=settings.cluster.advertise_tcp_address or self._link_address,
+            http_address=settings.cluster.advertise_http_address or options.http_address,
+        )
         self.membership = Membership(
             self._members,
             member,
@@ -151,8 +120,8 @@ class Server:
             new_id=self._new_id,
             undertaker=self._undertaker,
         )
-        checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
-        self._recorder = FileRecorder(settings, checkpoints, self._link_address)
+        self._checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
+        self._recorder = FileRecorder(settings, self._checkpoints, self._link_address)
         patience_ms = 2 * settings.cluster.redis_timeout_ms
         self._collector = Collector(
             self._view,
@@ -175,10 +144,11 @@ class Server:
         self.clock = Clock(self._view, rounds, events, self._finisher, self._rebuild)
         self.clock.each_second(lambda: self._visits.flush(self._view.snapshot.ref))
 
-    async def join_job(self) -> None:
-        """Create the job's records, or find that they fit this server's settings."""
+    async def join_job(self) -> str:
+        """Create the job's records, or find that they fit; which weights the job has."""
         self._recorder.prepare()
-        start, which = await asyncio.to_thread(starting_point, self._settings, self._options)
+        model_file = self._options.model_file
+        start, which = await asyncio.to_thread(starting_point, self._checkpoints, model_file)
         parameters = SharedParameters.of(self._settings)
         instance = instance_name(time.time_ns() // 1000)
         job = await open_job(self._stores, parameters, start, instance)
@@ -187,6 +157,7 @@ class Server:
         if job.instance != instance:
             which = f"those of the running job after round {base.record.number}"
         logger.info("initial weights: %s (SHA-256 %s)", which, base.model.digest)
+        return which
 
     def plane(self) -> Plane:
         """What devices are served."""
@@ -228,31 +199,20 @@ class Server:
         except TimeoutError:
             logger.warning("not everything in hand could be finished within %g s", DRAIN_S)
 
+    async def leave(self) -> None:
+        """Take this member off the list; a store that is away will find out by its lease."""
+        try:
+            await self.membership.leave()
+        except StoreUnavailable as exc:
+            logger.warning("left without telling the store: %s", exc)
+
     async def _rebuild(self) -> None:
         base = self._view.base
         held = StartingPoint(base.model, base.record.number)
         await rebuild_job(self._stores, self._view.job, held, self._view.snapshot.ref)
 
     def _new_id(self) -> str:
-        number = secrets.randbelow(RANDOM_MAX - RANDOM_MIN + 1) + RANDOM_MIN
-        return member_id(self._link_address, time.time_ns() // 1000, number)
-
-    def _new_member(self) -> Member:
-        pid = os.getpid()
-        return Member(
-            id=self._new_id(),
-            role=Role.SERVER,
-            tcp_address=self._settings.cluster.advertise_tcp_address or self._link_address,
-            http_address=self._settings.cluster.advertise_http_address
-            or self._options.http_address,
-            manage_address="",
-            pid=pid,
-            host=platform.node(),
-            process_started_s=start_time_s(pid),
-            version=VERSION,
-            kernel=kernel(),
-            started_ms=time.time_ns() // 1_000_000,
-        )
+        return new_id(self._link_address)
 
 
 async def serve(
@@ -271,7 +231,7 @@ async def serve(
     async with open_store(settings) as connection, _link(options.tcp_ip) as link_address:
         await announce_durability(connection)
         server = Server(settings, replace(options, link_address=link_address), connection)
-        await server.join_job()
+        weights = await server.join_job()
         listener = await listen(server.plane(), address.host, address.port)
         await server.membership.join()
         tasks = [asyncio.create_task(server.clock.run())]
@@ -279,7 +239,8 @@ async def serve(
         try:
             member = server.membership.member
             logger.info("serving devices on %s as %s", listener.address, member.id)
-            ready({"http_address": listener.address, "member": member.id})
+            facts = {"http_address": listener.address, "member": member.id}
+            ready(facts | {"initial_weights": weights})
             await _until(stop, tasks)
             await server.drain(listener)
         finally:
@@ -287,7 +248,7 @@ async def serve(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await server.membership.leave()
+            await server.leave()
 
 
 async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
