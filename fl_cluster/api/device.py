@@ -180,7 +180,7 @@ class DevicePlane:
             is_repeat = found.verdict is Verdict.ALREADY_CHECKED_IN and dialect.is_native
             if found.verdict is Verdict.ACCEPTED or is_repeat:
                 self._note_served()
-                ready = await self._replies.admit(dialect, found.snapshot, asked.model_round)
+                ready = await self._replies.admit(dialect, found.snapshot, asked.model_digest)
                 return dialect.success(ready), True
             is_over = self._view.snapshot.is_closed
             refusal = refusals.JOB_FINISHED if is_over else refusals.CHECK_IN[found.verdict]
@@ -324,7 +324,7 @@ class DevicePlane:
             return False
         asked_ms = hold_ms if dialect.is_native else self._hold_ms
         allowed_ms = max(0, min(asked_ms or 0, MAX_HOLD_MS))
-        return await self._view.wait_for(lambda seen: seen.ref.number != number, allowed_ms)
+        return await self._view.hold(lambda seen: seen.ref.number != number, allowed_ms)
 
     async def _load(self, number: int) -> StoredModel:
         return await self._view.model(number) or self._view.base

@@ -63,10 +63,10 @@ class Replies:
             retry_after_ms=_retry_after_ms(refusal),
         )
 
-    async def admit(self, dialect: Dialect, snapshot: Snapshot, held_round: int | None) -> bytes:
+    async def admit(self, dialect: Dialect, snapshot: Snapshot, held: str | None) -> bytes:
         """The answer to an admitted device, with the model unless it holds it already."""
         base = self._view.base
-        if dialect.is_native and held_round == base.record.number:
+        if dialect.is_native and held == base.record.digest:
             response = self._admitted(snapshot, base)._replace(model_unchanged=True)
             return dialect.encode(response)
 
@@ -96,6 +96,7 @@ class Replies:
             next_req_time=self.come_back_at(snapshot),
             verdict="accepted",
             model_round=base.record.number,
+            model_digest=base.record.digest,
         )
 
     def _make_plan(self, hyper_parameters: str) -> tuple[messages.FLPlan, float]:
@@ -192,7 +193,9 @@ class Replies:
         stored = await load()
 
         def build() -> bytes:
-            feature_map = features(stored.model, frozenset(stored.record.left_out), summed=True)
+            # Existing devices expect tensors that nobody uploaded to be left out.
+            left_out = frozenset() if dialect.is_native else frozenset(stored.record.left_out)
+            feature_map = features(stored.model, left_out, summed=True)
             return dialect.encode(
                 messages.ResponseGetModel(
                     retcode=ResponseCode.SUCCEED,
@@ -203,6 +206,7 @@ class Replies:
                     compress_feature_map=(),
                     verdict="accepted",
                     model_round=number,
+                    model_digest=stored.record.digest,
                 )
             )
 

@@ -79,8 +79,8 @@ class FileRecorder:
             ended_ms=time.time_ns() // 1_000_000,
             loss=weighted_mean((u.loss, u.data_size) for u in ended.reported),
             accuracy=weighted_mean((u.accuracy, u.eval_data_size) for u in ended.reported),
-            check_ins=_visits(ended, Visit.CHECK_IN),
-            reports=_visits(ended, Visit.REPORT),
+            check_ins=_visits(ended, Visit.CHECK_IN, ended.cohort_count),
+            reports=_visits(ended, Visit.REPORT, len(ended.reported)),
             model_reads=_visits(ended, Visit.GET_MODEL),
             participation=self._levels.count(u.at - u.checked_in_at for u in ended.reported),
         )
@@ -100,5 +100,12 @@ class FileRecorder:
         )
 
 
-def _visits(ended: EndedRound, kind: Visit) -> Visits:
-    return Visits(ended.visits.get(kind, 0), ended.visits.get(accepted(kind), 0))
+def _visits(ended: EndedRound, kind: Visit, at_least: int = 0) -> Visits:
+    """The counters of one kind; the store knows for certain that so many were accepted.
+
+    What other members have counted since they last told the store may be missing in a round
+    that was over within moments.
+    """
+    taken = max(ended.visits.get(accepted(kind), 0), at_least)
+    refused = ended.visits.get(kind, 0) - ended.visits.get(accepted(kind), 0)
+    return Visits(taken + refused, taken)

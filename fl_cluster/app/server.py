@@ -189,6 +189,7 @@ class Server:
     async def drain(self, listener: Listener) -> None:
         """Finish what is held: requests, commits, a round that is being finished here."""
         await self.membership.drain()
+        self._view.stop_holding()
         await listener.close(drain_s=DRAIN_S)
         try:
             async with asyncio.timeout(DRAIN_S):

@@ -127,6 +127,8 @@ class Life:
     source: random.Random
     weights: Weights = field(default_factory=dict)
     """The model held, read-only: views of the answer that it came in."""
+    digest: str | None = None
+    """What the cluster calls that model, so that it need not send it again."""
     admission: tuple[RoundPlan, float] | None = None
     """The plan of the last check-in, and when that was sent."""
     attempt: Attempt | None = None
@@ -193,7 +195,7 @@ class Life:
                 data_size=self.work.data_size,
                 eval_data_size=self.work.eval_data_size,
                 timestamp=_timestamp(),
-                model_round=held_round,
+                model_digest=self.digest,
             ),
             ResponseFLJob,
         )
@@ -206,6 +208,7 @@ class Life:
         refuse_encryption(message.fl_plan_config)
         if not message.model_unchanged:
             self.weights = tensors(message.feature_map)
+            self.digest = message.model_digest
             held_round = message.iteration - 1
             if message.model_round is not None:
                 held_round = message.model_round
@@ -288,6 +291,7 @@ class Life:
         if not came:
             raise NoAnswer("the model came without tensors")
         self.weights = {**self.weights, **came}
+        self.digest = answer.message.model_digest
         model_round = answer.message.model_round
         return participation.ModelCame(number if model_round is None else model_round, now_ms())
 

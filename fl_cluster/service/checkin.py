@@ -40,7 +40,7 @@ class CheckInDesk:
         verdict = Verdict.COHORT_FULL
         for _ in range(LOOKS):
             if self._view.snapshot.needs_finishing:
-                await self._view.wait_for(lambda seen: not seen.needs_finishing, TURNOVER_MS)
+                await self._view.hold(lambda seen: not seen.needs_finishing, TURNOVER_MS)
             snapshot = self._view.snapshot
             verdict = await self._offers.ask((snapshot.ref, offer))
             if verdict is Verdict.LATE:

@@ -82,6 +82,9 @@ class Clock:
                 async for _ in words:
                     self._is_deaf = False
                     await self._view.refresh()
+                    if self._view.snapshot.needs_finishing:
+                        # Whoever finishes the round wants everybody's share of its figures.
+                        await self._do_duties()
         except StoreUnavailable as exc:
             # Whether more than the events is missing, a look will tell.
             await self._view.refresh()
@@ -96,9 +99,12 @@ class Clock:
             snapshot = self._view.snapshot
             if snapshot.deadline is not None:
                 await self._rounds.tick(snapshot.ref)
-            for duty in self._duties:
-                await duty()
+            await self._do_duties()
             await asyncio.sleep(PERIOD_S)
+
+    async def _do_duties(self) -> None:
+        for duty in self._duties:
+            await duty()
 
     async def _look(self) -> None:
         try:

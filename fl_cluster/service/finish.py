@@ -62,6 +62,8 @@ class EndedRound:
     ended_at: Millis
     """When the goal was met or time ran out; the same whichever member finishes the round."""
     model: Model
+    cohort_count: int
+    """How many devices were admitted."""
     reported: Sequence[ReportedUpdate]
     visits: Mapping[str, int]
     failures_in_a_row: int
@@ -276,6 +278,7 @@ class Finisher:
             opened_at=snapshot.opened_at,
             ended_at=snapshot.ended_at or Millis(0),
             model=model,
+            cohort_count=(await self._stores.rounds.counts(task.ref)).cohort,
             reported=stored.reported,
             visits=await self._stores.rounds.visits(task.ref),
             failures_in_a_row=failures,

@@ -55,6 +55,7 @@ class JobView:
         self._prepared: Model | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._holds = True
         self.is_available = True
         """Whether the store answered when this member last looked."""
 
@@ -168,6 +169,16 @@ class JobView:
                 f" its record says {record.digest}"
             )
         return model
+
+    async def hold(self, condition: Callable[[Snapshot], bool], timeout_ms: int) -> bool:
+        """`wait_for` on behalf of a device: nobody is held once this member is about to go."""
+        await self.wait_for(lambda seen: not self._holds or condition(seen), timeout_ms)
+        return condition(self.snapshot)
+
+    def stop_holding(self) -> None:
+        """Let no device wait any more, now and later."""
+        self._holds = False
+        self._announce()
 
     def _announce(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

@@ -114,6 +114,8 @@ class MemoryRoundStore:
         self._round = Round(Waiting(first, plan))
         self._failures = 0
         self._last_outcome = ""
+        self._last_reason: Reason | None = None
+        self._last_ended_at: Millis | None = None
         self._answered: set[tuple[RoundRef, str]] = set()
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
@@ -138,7 +140,10 @@ class MemoryRoundStore:
             failures_in_a_row=self._failures,
             is_disabled=self._round.is_disabled,
             successor=self._round.successor,
+            first_report_at=collecting.first_report_at if collecting else None,
             last_outcome=self._last_outcome,
+            last_reason=self._last_reason,
+            last_ended_at=self._last_ended_at,
         )
 
     async def load(self) -> Round:
@@ -198,10 +203,12 @@ class MemoryRoundStore:
         self._finished[ref] = ending
         self._failures = outcome.failures_in_a_row
         self._last_outcome = "committed" if isinstance(ending, Aggregating) else "abandoned"
+        self._last_reason = ending.reason if isinstance(ending, Abandoning) else None
+        self._last_ended_at = ending.since
         self._jobs.kept[ref.number] = outcome.model
         self._jobs.kept.pop(ref.number - KEPT_MODELS, None)
         if successor is not None:
-            self._plan, self._last_outcome = successor.plan, ""
+            self._plan, self._last_outcome, self._last_reason = successor.plan, "", None
             self._jobs.record, self._jobs.next = self._jobs.next, None
             self._jobs.kept = {0: successor.model}
         self._round = open_next(self._round, self._plan, closes=outcome.finishes_job)

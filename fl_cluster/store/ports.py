@@ -123,8 +123,14 @@ class Snapshot:
     is_disabled: bool
     successor: str
     """The instance that begins when this round is over; empty when this one goes on."""
+    first_report_at: Millis | None
+    """When the first update was counted, while devices may still report."""
     last_outcome: str
     """committed | abandoned: how the round before ended; empty when there was none."""
+    last_reason: Reason | None
+    """Why the round before was abandoned, if it was."""
+    last_ended_at: Millis | None
+    """`ended_at` of the round before, of another run too; None when there was none."""
 
     @property
     def is_collecting(self) -> bool:

@@ -188,7 +188,7 @@ class RequestFLJob(NamedTuple):
     download_compress_types: tuple[int, ...] | None = None
     eval_data_size: int = 0
     # msgpack only
-    model_round: int | None = None
+    model_digest: str | None = None
 
 
 class ResponseFLJob(NamedTuple):
@@ -212,6 +212,7 @@ class ResponseFLJob(NamedTuple):
     retry_after_ms: int | None = None
     model_round: int | None = None
     model_unchanged: bool = False
+    model_digest: str | None = None
 
 
 class RequestUpdateModel(NamedTuple):
@@ -283,6 +284,7 @@ class ResponseGetModel(NamedTuple):
     verdict: str | None = None
     retry_after_ms: int | None = None
     model_round: int | None = None
+    model_digest: str | None = None
 
 
 class RequestPullWeight(NamedTuple):
@@ -665,7 +667,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("root_cert", Kind.STRING, 9),
             Field("download_compress_types", Kind.ENUMS, 10),
             Field("eval_data_size", Kind.INT, 11, 0),
-            Field("model_round", Kind.INT, None),
+            Field("model_digest", Kind.STRING, None),
         ),
         ResponseFLJob: (
             Field("retcode", Kind.INT, 0, 0),
@@ -685,6 +687,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("retry_after_ms", Kind.INT, None),
             Field("model_round", Kind.INT, None),
             Field("model_unchanged", Kind.BOOL, None, False),
+            Field("model_digest", Kind.STRING, None),
         ),
         RequestUpdateModel: (
             Field("fl_name", Kind.STRING, 0),
@@ -737,6 +740,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("verdict", Kind.STRING, None),
             Field("retry_after_ms", Kind.INT, None),
             Field("model_round", Kind.INT, None),
+            Field("model_digest", Kind.STRING, None),
         ),
         RequestPullWeight: (
             Field("iteration", Kind.INT, 0, 0),

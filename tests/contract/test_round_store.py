@@ -99,7 +99,10 @@ def seen(plan: RoundPlan, phase: str, **known: object) -> Snapshot:
         "failures_in_a_row": 0,
         "is_disabled": False,
         "successor": "",
+        "first_report_at": None,
         "last_outcome": "",
+        "last_reason": None,
+        "last_ended_at": None,
     }
     return Snapshot(plan=plan, phase=phase, **(fields | known))  # type: ignore[arg-type]
 
@@ -375,6 +378,41 @@ async def test_the_first_window_to_close_ends_the_round(
     assert (after.phase, after.reason) == ("abandoning", reason)
 
 
+async def test_a_round_knows_how_and_when_the_one_before_ended(stores: Stores) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a", "b")
+    await rounds.tick(REF, at(100))
+    assert await finish(rounds) is Verdict.ACCEPTED
+
+    snapshot = await rounds.snapshot()
+
+    assert snapshot == seen(
+        stores.plan,
+        "waiting",
+        ref=REF.next(),
+        served=False,
+        last_outcome="abandoned",
+        last_reason=Reason.SELECT_WINDOW,
+        last_ended_at=at(100),
+    )
+
+
+async def test_the_first_counted_update_is_dated_while_devices_may_report(stores: Stores) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a", "b")
+    instants = []
+    for offset, device in ((3, "a"), (4, "b")):
+        snapshot = await rounds.snapshot()
+        assert snapshot is not None
+        instants.append(snapshot.first_report_at)
+        await count(rounds, "m1", device, partial=f"p{offset}", offset=offset)
+    ended = await rounds.snapshot()
+
+    assert instants == [None, at(3)]
+    assert ended is not None
+    assert (ended.phase, ended.first_report_at) == ("aggregating", None)
+
+
 async def test_aborting_names_the_reason(stores: Stores) -> None:
     rounds = await stores.open()
 
@@ -435,7 +473,12 @@ async def test_publishing_opens_the_next_round(stores: Stores) -> None:
 
     assert await rounds.load() == Round(Waiting(REF.next(), stores.plan), served=False)
     assert await rounds.snapshot() == seen(
-        stores.plan, "waiting", ref=REF.next(), served=False, last_outcome="committed"
+        stores.plan,
+        "waiting",
+        ref=REF.next(),
+        served=False,
+        last_outcome="committed",
+        last_ended_at=at(2),
     )
     assert await stores.jobs.models() == {0: stores.model, 1: model(1)}
     assert await rounds.publish(REF, "m1", Outcome(model(1), False)) is Verdict.MOVED_ON
@@ -782,7 +825,9 @@ async def test_a_restarted_job_begins_anew_when_its_round_is_over(
 
     first = RoundRef("run-2", 1)
     assert await rounds.load() == Round(Waiting(first, NEXT_PLAN))
-    assert await rounds.snapshot() == seen(NEXT_PLAN, "waiting", ref=first, failures_in_a_row=2)
+    assert await rounds.snapshot() == seen(
+        NEXT_PLAN, "waiting", ref=first, failures_in_a_row=2, last_ended_at=at(5)
+    )
     assert await stores.jobs.job() == NEXT_JOB
     assert await stores.jobs.successor() is None
     assert await stores.jobs.models() == {0: NEXT_MODEL}

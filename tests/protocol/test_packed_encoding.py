@@ -62,7 +62,7 @@ def test_a_request_is_a_map_from_field_names_to_values() -> None:
         "sign_data": b"\x00\x01",
         "download_compress_types": [0, 2],
         "eval_data_size": 0,
-        "model_round": 4,
+        "model_digest": "ab12",
     }
 
 

@@ -74,6 +74,8 @@ def first_round_fields(ref: RoundRef, plan: RoundPlan) -> dict[str, str]:
         "is_disabled": "0",
         "successor": "",
         "last_outcome": "",
+        "last_reason": "",
+        "last_ended_at": "",
     }
     return fields | plan_fields(plan)
 
@@ -106,7 +108,10 @@ def snapshot_of(fields: Fields) -> Snapshot:
             failures_in_a_row=int(fields["failures_in_a_row"]),
             is_disabled=fields["is_disabled"] == "1",
             successor=fields["successor"],
+            first_report_at=_first_report_at(fields),
             last_outcome=fields["last_outcome"],
+            last_reason=Reason(fields["last_reason"]) if fields["last_reason"] else None,
+            last_ended_at=_instant(fields["last_ended_at"]),
         )
     except (KeyError, ValueError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
@@ -114,6 +119,11 @@ def snapshot_of(fields: Fields) -> Snapshot:
 
 def _instant(text: str) -> Millis | None:
     return Millis(int(text)) if text else None
+
+
+def _first_report_at(fields: Fields) -> Millis | None:
+    is_collecting = fields["phase"] in ("selecting", "reporting")
+    return _instant(fields["first_report_at"]) if is_collecting else None
 
 
 def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:

@@ -59,7 +59,10 @@ class Facts:
             failures_in_a_row=0,
             is_disabled=False,
             successor=None,
+            first_report_at=None,
             last_outcome="",
+            last_reason=None,
+            last_ended_at=None,
         )
 
     async def cluster_state(self) -> str | None:

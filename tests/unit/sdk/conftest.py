@@ -142,9 +142,13 @@ class FakeCluster:
             return packed_response(429, refused, {"Retry-After": "1"})
         self.cohort[asked.fl_id] = asked.data_size
         answer = answer._replace(
-            retcode=200, verdict="accepted", is_selected=True, model_round=self.number - 1
+            retcode=200,
+            verdict="accepted",
+            is_selected=True,
+            model_round=self.number - 1,
+            model_digest=f"model-{self.number - 1}",
         )
-        if asked.model_round == self.number - 1:
+        if asked.model_digest == answer.model_digest:
             return packed_response(200, answer._replace(model_unchanged=True))
         return packed_response(200, answer._replace(feature_map=self.features(self.number - 1)))
 
@@ -239,6 +243,7 @@ class FakeCluster:
                 iteration=self.number,
                 feature_map=self.features(number),
                 model_round=number,
+                model_digest=f"model-{number}",
             ),
         )
 

@@ -115,8 +115,8 @@ async def test_a_model_that_is_held_is_not_downloaded_again(
         await a_device(url, adding(1.0)).run()
 
     assert cluster.model_downloads == 1 + 3
-    held = [packed.decode(RequestFLJob, body).model_round for body in cluster.bodies("startFLJob")]
-    assert held == [-1, 1, 2]
+    held = [packed.decode(RequestFLJob, body).model_digest for body in cluster.bodies("startFLJob")]
+    assert held == [None, "model-1", "model-2"]
 
 
 async def test_a_report_whose_answer_was_lost_is_repeated_in_the_same_bytes_and_counted_once(

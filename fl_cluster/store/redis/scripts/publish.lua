@@ -14,9 +14,9 @@ if round.successor ~= successor then return word('moved_on') end
 if not ending(round) then return word('nothing_to_finish') end
 if round.lease_member ~= ARGV[2] then return word('lease_lost') end
 local outcome = round.phase == 'aggregating' and 'committed' or 'abandoned'
-local number, phase, served = round.number + 1, 'waiting', '0'
+local reason, number, phase, served = round.reason, round.number + 1, 'waiting', '0'
 if successor ~= '' then
-  number, served, outcome = 1, '1', ''
+  number, served, outcome, reason = 1, '1', '', ''
   redis.call('RENAME', KEYS[5], KEYS[3])
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[2], 0, ARGV[12])
@@ -28,8 +28,9 @@ else
 end
 redis.call('HSET', KEYS[1], 'ref', ARGV[3], 'number', number, 'phase', phase,
   'opened_at', '', 'first_report_at', '', 'since', '', 'reason', '', 'lease_member', '',
-  'lease_until', '', 'served', served, 'last_outcome', outcome, 'last_reason', round.reason,
-  'failures_in_a_row', ARGV[9], 'published_by', ARGV[10], 'successor', '')
+  'lease_until', '', 'served', served, 'last_outcome', outcome, 'last_reason', reason,
+  'last_ended_at', round.since, 'failures_in_a_row', ARGV[9], 'published_by', ARGV[10],
+  'successor', '')
 for i = 6, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[7]) end
 redis.call('PUBLISH', ARGV[8], outcome == '' and 'restarted' or outcome)
 return word('accepted')
