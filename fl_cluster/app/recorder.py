@@ -100,12 +100,13 @@ class FileRecorder:
         )
 
 
-def _visits(ended: EndedRound, kind: Visit, at_least: int = 0) -> Visits:
-    """The counters of one kind; the store knows for certain that so many were accepted.
+def _visits(ended: EndedRound, kind: Visit, known: int | None = None) -> Visits:
+    """The counters of one kind; `known` is how many were accepted, where the store knows it.
 
-    What other members have counted since they last told the store may be missing in a round
-    that was over within moments.
+    The counters alone lag a little: a member tells the store now and then, and an answer that
+    ends a round is counted when the next one may be open already.
     """
-    taken = max(ended.visits.get(accepted(kind), 0), at_least)
-    refused = ended.visits.get(kind, 0) - ended.visits.get(accepted(kind), 0)
+    counted = ended.visits.get(accepted(kind), 0)
+    refused = ended.visits.get(kind, 0) - counted
+    taken = counted if known is None else known
     return Visits(taken + refused, taken)
