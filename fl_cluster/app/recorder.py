@@ -12,6 +12,7 @@ import math
 import time
 from pathlib import Path
 
+from fl_cluster.app.hooks import ServerHooks, call
 from fl_cluster.config.schema import Settings
 from fl_cluster.service.finish import EndedRound
 from fl_cluster.service.visits import Visit, accepted
@@ -34,7 +35,14 @@ STATE_WORDS = {"running": "running", "disabled": "disable", "finished": "finish"
 class FileRecorder:
     """Writes the files of one server's settings."""
 
-    def __init__(self, settings: Settings, checkpoints: CheckpointFolder, tcp_address: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoints: CheckpointFolder,
+        tcp_address: str,
+        hooks: ServerHooks,
+    ) -> None:
+        self._hooks = hooks
         self._job = settings.name
         self._tcp_address = tcp_address
         self._checkpoints = checkpoints
@@ -53,10 +61,7 @@ class FileRecorder:
         """Write the round's files."""
         summary = self._summarise(ended)
         self._log(summary, ended)
-        try:
-            self._checkpoints.write(ended.ref.number, ended.model.arrays(), ended.ended_at)
-        except OSError as exc:
-            logger.error("round %d has no checkpoint: %s", ended.ref.number, exc)
+        checkpoint = self._keep(ended)
         try:
             self._metrics.append_once(metrics_line(summary))
             if ended.is_event:
@@ -66,6 +71,16 @@ class FileRecorder:
                 )
         except OSError as exc:
             logger.error("round %d is not accounted for: %s", ended.ref.number, exc)
+
+        call(lambda: self._hooks.round_ended(ended, checkpoint))
+
+    def _keep(self, ended: EndedRound) -> Path | None:
+        number = ended.ref.number
+        try:
+            return self._checkpoints.write(number, ended.model.arrays(), ended.ended_at)
+        except OSError as exc:
+            logger.error("round %d has no checkpoint: %s", number, exc)
+            return None
 
     def _summarise(self, ended: EndedRound) -> RoundSummary:
         return RoundSummary(

@@ -16,6 +16,7 @@ from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.plain_http import Limits, Listener, Plane, listen
 from fl_cluster.api.replies import Replies
+from fl_cluster.app.hooks import NoHooks, ServerHooks, call
 from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.malloc import keep_memory_flat
 from fl_cluster.app.recorder import FileRecorder
@@ -94,7 +95,13 @@ def check_urls(settings: Settings, address: str) -> None:
 class Server:
     """One member's parts, built around one connection to the store."""
 
-    def __init__(self, settings: Settings, options: ServerOptions, connection: Connection) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        options: ServerOptions,
+        connection: Connection,
+        hooks: ServerHooks,
+    ) -> None:
         self._settings = settings
         self._options = options
         keys = JobKeys(settings.name)
@@ -121,7 +128,7 @@ class Server:
             undertaker=self._undertaker,
         )
         self._checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
-        self._recorder = FileRecorder(settings, self._checkpoints, self._link_address)
+        self._recorder = FileRecorder(settings, self._checkpoints, self._link_address, hooks)
         patience_ms = 2 * settings.cluster.redis_timeout_ms
         self._collector = Collector(
             self._view,
@@ -222,34 +229,46 @@ async def serve(
     *,
     stop: asyncio.Event,
     ready: Callable[[Mapping[str, object]], None],
+    hooks: ServerHooks | None = None,
 ) -> None:
     """Be a server until `stop` is set; `ready` is called once devices are served."""
+    hooks = hooks or NoHooks()
     keep_memory_flat()
-    address = server_http_address(options.http_address)
-    check_urls(settings, options.http_address)
-    for warning in settings.warnings:
-        logger.warning("%s", warning)
-    async with open_store(settings) as connection, _link(options.tcp_ip) as link_address:
-        await announce_durability(connection)
-        server = Server(settings, replace(options, link_address=link_address), connection)
-        weights = await server.join_job()
-        listener = await listen(server.plane(), address.host, address.port)
-        await server.membership.join()
-        tasks = [asyncio.create_task(server.clock.run())]
-        tasks.append(asyncio.create_task(server.membership.run()))
-        try:
-            member = server.membership.member
-            logger.info("serving devices on %s as %s", listener.address, member.id)
-            facts = {"http_address": listener.address, "member": member.id}
-            ready(facts | {"initial_weights": weights})
-            await _until(stop, tasks)
-            await server.drain(listener)
-        finally:
-            await listener.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await server.leave()
+    try:
+        address = server_http_address(options.http_address)
+        check_urls(settings, options.http_address)
+        for warning in settings.warnings:
+            logger.warning("%s", warning)
+        async with open_store(settings) as connection, _link(options.tcp_ip) as link_address:
+            await announce_durability(connection)
+            options = replace(options, link_address=link_address)
+            server = Server(settings, options, connection, hooks)
+            weights = await server.join_job()
+            listener = await listen(server.plane(), address.host, address.port)
+            await server.membership.join()
+            member = server.membership.member.id
+            logger.info("serving devices on %s as %s", listener.address, member)
+            ready({"http_address": listener.address, "member": member, "initial_weights": weights})
+            call(hooks.started)
+            await _serve_until(stop, server, listener)
+    finally:
+        call(hooks.stopping)
+
+
+async def _serve_until(stop: asyncio.Event, server: Server, listener: Listener) -> None:
+    tasks = [
+        asyncio.create_task(server.clock.run()),
+        asyncio.create_task(server.membership.run()),
+    ]
+    try:
+        await _until(stop, tasks)
+        await server.drain(listener)
+    finally:
+        await listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await server.leave()
 
 
 async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:

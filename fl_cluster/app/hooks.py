@@ -1,0 +1,50 @@
+"""What a program that runs a server in its own process may do at three moments.
+
+A hook that raises costs a line in the log, never the round or the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from fl_cluster.service.finish import EndedRound
+
+logger = logging.getLogger(__name__)
+
+
+class ServerHooks(Protocol):
+    """Called by the server; `round_ended` in a thread, on the one member that ended the round."""
+
+    def started(self) -> None:
+        """Devices are served."""
+
+    def round_ended(self, ended: EndedRound, checkpoint: Path | None) -> None:
+        """The round's files are written, and nobody can see its outcome yet."""
+
+    def stopping(self) -> None:
+        """The server is about to end, or could not start."""
+
+
+class NoHooks:
+    """A server that is nobody's."""
+
+    def started(self) -> None:
+        """Nothing."""
+
+    def round_ended(self, ended: EndedRound, checkpoint: Path | None) -> None:
+        """Nothing."""
+
+    def stopping(self) -> None:
+        """Nothing."""
+
+
+def call(hook: Callable[[], None]) -> None:
+    """Call a hook; what it raises is logged and ends there."""
+    try:
+        hook()
+    except Exception:
+        # A program's own code: whatever it raises must not cost the cluster a round.
+        logger.exception("a hook of the program failed")
