@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
@@ -58,6 +59,11 @@ class Claims:
             yield
         finally:
             self._end_turns([device], mine)
+
+    def extend_turn(self, device: str, until: asyncio.Future[Any]) -> None:
+        """Let the turn that the device has now last until this is done."""
+        over = self._turns[device] = asyncio.Event()
+        until.add_done_callback(lambda _: self._end_turns([device], over))
 
     def _end_turns(self, devices: Sequence[str], over: asyncio.Event) -> None:
         for device in devices:

@@ -11,6 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fl_cluster.aggregate.admission import find_unfit
 from fl_cluster.aggregate.partial import Unfit, Update
@@ -62,8 +64,9 @@ class Arrival:
 class CollectAnswer:
     """The verdict, the round it is about, and what belongs to it.
 
-    `receipt` is there when the update is counted, now or earlier (`duplicate`); `unfit` when
-    it cannot be added, whatever the verdict on the rest.
+    `receipt` is there when the update is counted, now or earlier (`duplicate`); its position
+    is 0 while only this member's memory knows of it.  `unfit` is there when the update cannot
+    be added, whatever the verdict on the rest.
     """
 
     verdict: Verdict
@@ -93,6 +96,8 @@ class Collector:
         self._ledger: Ledger | None = None
         self._claims = Claims(stores.rounds, lambda: self._member)
         self._tasks: set[asyncio.Task[CollectAnswer]] = set()
+        self._unstored: set[asyncio.Future[Entry]] = set()
+        """Acknowledged from memory and not committed yet."""
 
     @property
     def member(self) -> str:
@@ -129,9 +134,10 @@ class Collector:
             logger.log(level, "an update was not counted: %r", fault)
 
     async def drain(self) -> None:
-        """Return when every update in hand is answered."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Return when every update in hand is answered and stored."""
+        while self._tasks or self._unstored:
+            awaited: set[asyncio.Future[Any]] = {*self._tasks, *self._unstored}
+            await asyncio.wait(awaited)
 
     async def _take_turn(self, arrival: Arrival) -> CollectAnswer:
         """A repeat waits for the outcome of the first, and then hears it from the store."""
@@ -219,8 +225,29 @@ class Collector:
         arrival.let_go()
         if self._is_durable:
             return await asyncio.shield(added)
-        added.add_done_callback(_regret)
+        self._see_to_it(snapshot.ref, arrival.record.device, added)
         return Entry(Verdict.ACCEPTED)
+
+    def _see_to_it(self, ref: RoundRef, device: str, added: asyncio.Future[Entry]) -> None:
+        """What else has to happen to an update that is acknowledged before it is stored."""
+        self._claims.extend_turn(device, added)
+        self._unstored.add(added)
+        added.add_done_callback(partial(self._regret, ref, self._member, device))
+
+    def _regret(
+        self, ref: RoundRef, member: str, device: str, added: asyncio.Future[Entry]
+    ) -> None:
+        """Say of an update that was acknowledged from memory that it is not counted after all."""
+        self._unstored.discard(added)
+        if added.cancelled():
+            return
+        fault = added.exception()
+        verdict = Verdict.UNCLAIMED if fault is not None else added.result().verdict
+        if verdict is Verdict.ACCEPTED:
+            return
+        logger.warning("an acknowledged update is not counted: %s", fault or verdict)
+        if verdict is Verdict.UNCLAIMED:
+            self._claims.give_up_later(ref, member, [device])
 
     async def _check_sent(self, content: Update | Unfit | None) -> Unfit | None:
         """Why what was sent cannot be added, as far as that is known without a claim."""
@@ -280,12 +307,3 @@ class Collector:
             gather_s=0.0 if self._is_durable else GATHER_S,
         )
         return self._ledger
-
-
-def _regret(added: asyncio.Future[Entry]) -> None:
-    """Say of an update that was acknowledged from memory that it is not counted after all."""
-    if added.cancelled():
-        return
-    fault = added.exception()
-    if fault is not None or added.result().verdict is not Verdict.ACCEPTED:
-        logger.warning("an acknowledged update is not counted: %s", fault or added.result().verdict)

@@ -37,22 +37,6 @@ from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord, Offer, Snapsh
 
 START_S = 1_000_000.0
 LEASE_MS = 3_000
-
-VIRTUAL = {
-    "test_any_weather.py",
-    "test_batching.py",
-    "test_checkin.py",
-    "test_claims.py",
-    "test_clock.py",
-    "test_collect.py",
-    "test_finish.py",
-    "test_job.py",
-    "test_ledger.py",
-    "test_retrying.py",
-    "test_view.py",
-    "test_visits.py",
-}
-"""Files whose tests run in virtual time; a test with sockets needs the real one."""
 PATIENCE_MS = 10_000
 
 
@@ -124,7 +108,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"loop": VirtualLoop if item.path.name in VIRTUAL else asyncio.new_event_loop}
+    return {"virtual": VirtualLoop}
 
 
 Weather = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -314,14 +298,16 @@ class World:
         assert self.job_store.rounds is not None
         return self.job_store.rounds
 
-    async def member(self, name: str = "a", *, patience_ms: int = PATIENCE_MS) -> Member:
+    async def member(
+        self, name: str = "a", *, patience_ms: int = PATIENCE_MS, is_durable: bool = True
+    ) -> Member:
         """A member that has looked once."""
         rounds, jobs, blobs = (
             Interposed(store) for store in (self.round_store, self.job_store, self.blob_store)
         )
         stores = Stores(cast(Any, rounds), cast(Any, jobs), cast(Any, blobs))
         view = JobView(stores)
-        collector = Collector(view, stores, name, patience_ms)
+        collector = Collector(view, stores, name, patience_ms, is_durable=is_durable)
         recorder = NotedRounds(view, current=lambda: self.round_store._round.phase.ref)
         visits = Visits(stores.rounds)
         rules = FinishRules(LEASE_MS, failures_told_at=3)

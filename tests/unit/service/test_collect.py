@@ -442,6 +442,93 @@ class TestUnknownOutcomes:
         assert answer.verdict is Verdict.ACCEPTED
 
 
+class TestFromMemory:
+    """Acknowledged when it is added; stored a little later."""
+
+    async def test_an_update_is_acknowledged_before_it_is_stored(self, job):
+        member = await job.member(is_durable=False)
+        await job.admit("d1", "d2", "d3", "d4")
+        report = member.rounds.hold_before("report")
+
+        answers = [await member.collector.collect(job.arrival(f"d{n}")) for n in range(1, 5)]
+
+        assert [answer.verdict for answer in answers] == [Verdict.ACCEPTED] * 4
+        assert job.reports() == []
+        report.go.set()
+        await asyncio.sleep(1)
+        assert member.rounds.calls["report"] == 1
+        assert await member.finish()
+        values = member.view.base.model.values
+        assert values.tobytes() == job.expected("d1", "d2", "d3", "d4")
+
+    async def test_drain_waits_until_everything_acknowledged_is_stored(self, job):
+        member = await job.member(is_durable=False)
+        await job.admit("d1")
+        await member.collector.collect(job.arrival("d1"))
+
+        await member.collector.drain()
+
+        assert job.reports() == ["d1"]
+
+    async def test_a_repeat_waits_until_the_first_is_stored_and_gets_its_receipt(self, job):
+        member = await job.member(is_durable=False)
+        await job.admit("d1")
+        await member.collector.collect(job.arrival("d1"))
+        asked = member.rounds.calls["claim"]
+
+        answer = await member.collector.collect(job.arrival("d1"))
+
+        assert (answer.verdict, answer.receipt.position) == (Verdict.DUPLICATE, 1)
+        assert member.rounds.calls["claim"] == asked + 1
+
+    async def test_a_repeat_whose_claim_is_lost_does_not_make_room_for_another(self, job):
+        member = await job.member(is_durable=False)
+        await job.admit("d1", "d2", "d3", "d4")
+        update = job.update()
+        await member.collector.collect(job.arrival("d1", update))
+        member.rounds.fail_before("claim")
+        repeats = [
+            asyncio.create_task(member.collector.collect(job.arrival("d1", update)))
+            for _ in range(3)
+        ]
+
+        await asyncio.gather(*repeats, return_exceptions=True)
+        for n in range(2, 5):
+            await member.collector.collect(job.arrival(f"d{n}"))
+        await member.collector.drain()
+        assert await member.finish()
+
+        values = member.view.base.model.values
+        assert values.tobytes() == job.expected("d1", "d2", "d3", "d4")
+
+    async def test_one_that_is_not_counted_after_all_is_told_of_and_holds_no_claim(
+        self, job, caplog
+    ):
+        member = await job.member(is_durable=False)
+        await job.admit("d1", "d2")
+        for device in ("d1", "d2"):
+            await member.collector.collect(job.arrival(device))
+        await job.round_store.release(job.first, "a", ["d1"])
+
+        await member.collector.drain()
+        await asyncio.sleep(0.1)
+
+        assert caplog.text.count("an acknowledged update is not counted: unclaimed") == 2
+        assert (job.claims(), job.reports()) == ({}, [])
+
+    async def test_a_commit_that_breaks_off_frees_the_places_of_its_updates(self, job, caplog):
+        member = await job.member(is_durable=False)
+        await job.admit("d1")
+        member.rounds.fail_before("report", fault=StoreCorrupt("no word of ours"))
+        await member.collector.collect(job.arrival("d1"))
+
+        await member.collector.drain()
+        await asyncio.sleep(0.1)
+
+        assert "an acknowledged update is not counted" in caplog.text
+        assert job.claims() == {}
+
+
 class TestRoundsThatEnd:
     """The round may end between any two steps."""
 
