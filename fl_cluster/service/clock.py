@@ -112,7 +112,10 @@ class Clock:
         except JobLost as exc:
             logger.error("%s; building it again from what this server holds", exc)
             await self._rebuild()
-            await self._view.refresh()
+            try:
+                await self._view.refresh()
+            except JobLost:
+                raise StoreUnavailable("look", "another server builds the job again") from exc
 
     async def _finish(self) -> None:
         period_ms = int(PERIOD_S * 1000)

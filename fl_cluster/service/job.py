@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import JobRecord, ModelRecord
 
 logger = logging.getLogger(__name__)
+
+NOMINATIONS_S = 1.2
+"""Members look at the store each second, so by then each has said what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,14 @@ async def rebuild_job(stores: Stores, job: JobRecord, held: StartingPoint, lost:
     """Create the records again from what a member holds, after the store came back empty.
 
     The round that was under way is tried again under its own number; its attempt grows, so
-    that nothing of the first try is taken for the second.
+    that nothing of the first try is taken for the second.  A member that had not seen the
+    newest round leaves this to one that had.
     """
+    await stores.jobs.nominate(lost.number)
+    await asyncio.sleep(NOMINATIONS_S)
+    if await stores.jobs.nominate(lost.number) > lost.number:
+        logger.info("another server holds a newer round than %d", lost.number)
+        return
     if await _create(stores, job, held, attempt=lost.attempt + 1):
         logger.warning("the store came back empty: round %d is tried again", lost.number)
 

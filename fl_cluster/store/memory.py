@@ -74,6 +74,7 @@ class MemoryJobStore:
     def __init__(self) -> None:
         self.record: JobRecord | None = None
         self.next: JobRecord | None = None
+        self._nominee = 0
         self.rounds: MemoryRoundStore | None = None
         self.kept: dict[int, ModelRecord] = {}
         self._clock: Callable[[], int] = lambda: 0
@@ -97,6 +98,10 @@ class MemoryJobStore:
 
     async def successor(self) -> JobRecord | None:
         return self.next
+
+    async def nominate(self, number: int) -> int:
+        self._nominee = max(self._nominee, number)
+        return self._nominee
 
     async def models(self) -> Mapping[int, ModelRecord]:
         return dict(self.kept)

@@ -312,6 +312,12 @@ class JobStore(Protocol):
     async def successor(self) -> JobRecord | None:
         """The run that begins when the current round is over; None when none is to."""
 
+    async def nominate(self, number: int) -> int:
+        """Say that a lost job can be built again up to this round; the highest anyone has said.
+
+        Forgotten after a few seconds: who said it may be gone.
+        """
+
     async def models(self) -> Mapping[int, ModelRecord]:
         """Round number -> model, the last three."""
 

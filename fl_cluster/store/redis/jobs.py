@@ -17,6 +17,10 @@ CHUNK_BYTES = 64 * 1024 * 1024
 server for tens of milliseconds."""
 
 
+NOMINATION_MS = 5_000
+"""How long the others wait for a member that holds more than they do."""
+
+
 class RedisJobStore:
     """`JobStore` over one job's keys."""
 
@@ -53,6 +57,10 @@ class RedisJobStore:
     async def successor(self) -> JobRecord | None:
         raw = await self._connection.command("HGETALL", self._keys.successor)
         return records.job_of(records.text_fields(_pairs(raw))) if raw else None
+
+    async def nominate(self, number: int) -> int:
+        args = (number, NOMINATION_MS)
+        return int(await self._connection.run("nominate", (self._keys.nominees,), args))
 
     async def models(self) -> Mapping[int, ModelRecord]:
         raw = _pairs(await self._connection.command("HGETALL", self._keys.models))

@@ -34,6 +34,11 @@ class JobKeys:
         return self._key("successor")
 
     @property
+    def nominees(self) -> str:
+        """Sorted set: round numbers up to which members can build a lost job again."""
+        return self._key("nominees")
+
+    @property
     def round(self) -> str:
         """Hash: the current round: reference, phase, plan, deadlines, lease, base model."""
         return self._key("round")

@@ -275,6 +275,18 @@ class TestRebuild:
         assert newcomer.base.model.values.tobytes() == held[0][1].base.model.values.tobytes()
         assert empty.blobs.names() == {empty.jobs.kept[4].blob}
 
+    async def test_a_member_that_is_a_round_behind_leaves_it_to_one_that_is_not(self, empty, held):
+        stores, view = held[0]
+        behind = StartingPoint(view.base.model, view.base.record.number - 1)
+        lost = view.snapshot.ref
+
+        await asyncio.gather(
+            rebuild_job(stores, view.job, behind, RoundRef(lost.instance, lost.number - 1)),
+            self.rebuild(*held[1]),
+        )
+
+        assert empty.jobs.kept.keys() == {lost.number - 1}
+
     async def test_a_job_that_is_there_is_left_alone(self, empty, held):
         stores, view = held[0]
         await self.rebuild(stores, view)
