@@ -12,8 +12,16 @@ import pytest
 from redis.crc import key_slot
 
 from fl_cluster.errors import StoreCorrupt
-from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.store.ports import JobRecord, ModelRecord
+from fl_cluster.rounds.phases import Reason, RoundRef
+from fl_cluster.store.ports import (
+    ClaimRequest,
+    JobRecord,
+    ModelRecord,
+    Offer,
+    Outcome,
+    ReportBatch,
+    UpdateRecord,
+)
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisJobStore
 from fl_cluster.store.redis.keys import JOBS, JobKeys
@@ -179,3 +187,68 @@ async def test_a_damaged_model_is_corruption(
 
     with pytest.raises(StoreCorrupt, match="model"):
         await redis_job.jobs.models()
+
+
+async def test_the_member_that_saw_most_is_known_to_all(stores: Stores) -> None:
+    assert await stores.jobs.nominate(7) == 7
+    assert await stores.jobs.nominate(12) == 12
+    assert await stores.jobs.nominate(9) == 12
+
+
+@pytest.mark.redis
+async def test_nominations_are_soon_forgotten(connection: Connection, redis_job: Stores) -> None:
+    await redis_job.jobs.nominate(7)
+
+    assert 0 < await connection.command("PTTL", JobKeys("job").nominees) <= 5_000
+
+
+@pytest.mark.redis
+async def test_the_keys_of_a_round_outlast_its_longest_window(
+    connection: Connection, redis_job: Stores
+) -> None:
+    """Also with the longest windows that the configuration allows, which are of 49 days."""
+    longest, day = 2**32 - 1, 24 * 3600 * 1000
+    rounds = await redis_job.open(
+        select_window_ms=longest, report_window_ms=longest, round_window_ms=longest
+    )
+    ref, keys = redis_job.first, JobKeys("job")
+    await rounds.check_in(ref, [Offer("a", 1, 1), Offer("b", 1, 1)])
+    await rounds.claim(ref, "m1", [ClaimRequest("a", 1), ClaimRequest("b", 1)])
+    await rounds.report(ref, "m1", ReportBatch([UpdateRecord("a", "d", 0.0, 0.0)], "p1"))
+    of_the_round = [
+        key(str(ref)) for key in (keys.cohort, keys.claims, keys.reports, keys.partials)
+    ]
+
+    for key in of_the_round:
+        assert await connection.command("PTTL", key) > longest + 6 * day
+    for key in (keys.instance, keys.round, keys.models):
+        assert await connection.command("PTTL", key) == -1
+
+    await rounds.abort(ref, Reason.JOB_DISABLED)
+    await rounds.take_lease(ref, "m1", 1000)
+    await rounds.publish(ref, "m1", Outcome(replace(redis_job.model, number=1), False))
+    for key in of_the_round:
+        assert 0 < await connection.command("PTTL", key) <= 15 * 60 * 1000
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_what_is_noted_of_a_round_goes_with_its_other_keys(
+    connection: Connection, redis_job: Stores, is_over: bool
+) -> None:
+    """Also what comes after its end: a member may not know yet, a device is told afterwards."""
+    rounds = await redis_job.open()
+    ref, keys = redis_job.first, JobKeys("job")
+    if is_over:
+        await rounds.abort(ref, Reason.JOB_DISABLED)
+        await rounds.take_lease(ref, "m1", 1000)
+        await rounds.publish(ref, "m1", Outcome(replace(redis_job.model, number=1), False))
+
+    await rounds.count_visits(ref, {"report": 1})
+    await rounds.note_answered(ref, ["a"])
+
+    quarter_of_an_hour = 15 * 60 * 1000
+    for key in (keys.visits(str(ref)), keys.answered(str(ref))):
+        left = await connection.command("PTTL", key)
+        assert (0 < left <= quarter_of_an_hour) == is_over
+        assert left > 0

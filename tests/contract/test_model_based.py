@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -156,6 +156,8 @@ class TwoStores(RuleBasedStateMachine):
             phase, at = self.current().phase, self.at
             if isinstance(phase, Ending):
                 self.go_on_ending(phase, member)
+            elif self.current().is_disabled:
+                self.an_operator_acts("enable")
             elif not isinstance(phase, Collecting):
                 self.check_in(names, 7, None)
             elif phase.overdue(at) is not None:
@@ -304,9 +306,10 @@ def test_both_stores_are_one(
             run_state_machine_as_test(
                 machine,
                 settings=settings(
-                    max_examples=80,
+                    max_examples=60,
                     stateful_step_count=60,
                     deadline=None,
+                    phases=[Phase.reuse, Phase.generate, Phase.shrink],
                     suppress_health_check=list(HealthCheck),
                 ),
             )

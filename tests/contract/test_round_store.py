@@ -847,6 +847,11 @@ async def test_a_finished_job_may_be_restarted(stores: Stores) -> None:
         served=False,
         successor="run-2",
     )
+    await rounds.take_lease(REF.next(), "m1", 500, at(6))
+    outcome = Outcome(model(2), False, 0, SUCCESSOR)
+    assert await rounds.publish(REF.next(), "m1", outcome) is Verdict.ACCEPTED
+    assert await rounds.load() == Round(Waiting(RoundRef("run-2", 1), NEXT_PLAN))
+    assert await stores.jobs.models() == {0: NEXT_MODEL}
 
 
 async def test_the_last_restart_counts(stores: Stores) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,6 +176,30 @@ async def test_a_redis_that_comes_back_empty_has_no_round(
         await rounds.load()
 
 
+async def test_a_redis_that_comes_back_with_older_data_goes_on_from_there(
+    private_redis: Start, connect: Connect, make_redis_stores: Make, tmp_path: Path
+) -> None:
+    """What was counted since is forgotten, and whoever counted it is told so."""
+    redis = private_redis("--appendonly", "yes", "--appendfsync", "always")
+    rounds = await a_round_with_a_claim(make_redis_stores(connect(redis), JOB))
+    older, saved = await rounds.load(), tmp_path / "saved"
+    shutil.copytree(redis.folder, saved)
+    await rounds.report(REF, "m1", batch("a"))
+    await rounds.check_in(REF, [Offer("b", 1, 1)])
+    await rounds.claim(REF, "m1", [ClaimRequest("b", 1)])
+    redis.kill()
+    shutil.rmtree(redis.folder)
+    shutil.copytree(saved, redis.folder)
+    redis.start()
+
+    assert await rounds.load() == older
+    assert await rounds.receipt(REF, "a") is None
+    newer = await rounds.report(REF, "m1", batch("b", partial="p2"))
+    again = await rounds.report(REF, "m1", batch("a", partial="p3"))
+    assert newer == ReportOutcome(Verdict.UNCLAIMED, ())
+    assert again == ReportOutcome(Verdict.ACCEPTED, (1,))
+
+
 async def test_a_rebuilt_round_takes_nothing_of_its_first_try(
     private_redis: Start, connect: Connect, make_redis_stores: Make
 ) -> None:
@@ -218,6 +244,23 @@ async def test_a_call_that_timed_out_leaves_no_answer_for_the_next(
 
     assert await rounds.partials(REF) == {}
     assert (await rounds.load()).phase.ref == REF
+
+
+async def test_a_claim_that_redis_carries_out_late_is_released_all_the_same(
+    private_redis: Start, connect: Connect, make_redis_stores: Make
+) -> None:
+    redis = private_redis()
+    rounds = await a_round_with_a_claim(make_redis_stores(connect(redis, timeout_ms=100), JOB))
+    await rounds.check_in(REF, [Offer("b", 1, 1)])
+    os.kill(redis.pid, signal.SIGSTOP)
+    await reason_of(lambda: rounds.claim(REF, "m1", [ClaimRequest("b", 1)]))
+    os.kill(redis.pid, signal.SIGCONT)
+
+    assert await rounds.release(REF, "m1", ["b"]) is Verdict.ACCEPTED
+
+    phase = (await rounds.load()).phase
+    assert isinstance(phase, Selecting)
+    assert phase.claims == {"a": "m1"}
 
 
 async def test_a_cancelled_call_leaves_no_answer_for_the_next(

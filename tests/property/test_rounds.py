@@ -17,12 +17,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Disable,
+    Enable,
     Event,
     MemberLost,
     ModelServed,
     Publish,
     Release,
     Report,
+    Restart,
     TakeLease,
     Tick,
     Verdict,
@@ -75,21 +78,28 @@ def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
                 Report(ref, member, devices, draw(PARTIALS), at),
                 TakeLease(ref, member, draw(st.integers(1, 30)), at),
                 Publish(ref, member),
+                Publish(ref, member, "run-2"),
                 Abort(ref, Reason.JOB_DISABLED, at),
                 MemberLost(member, at),
+                Disable(at),
+                Enable(),
+                Restart("run-2", at),
             ]
         )
     )
 
 
 @st.composite
-def sensible_events(draw: st.DrawFn, phase: Phase, at: Millis) -> Event:
+def sensible_events(draw: st.DrawFn, before: Round, at: Millis) -> Event:
     """An event that tends to carry the round forward."""
+    phase = before.phase
     ref, member = phase.ref, draw(MEMBERS)
     if isinstance(phase, Ending):
         if phase.lease is None:
             return TakeLease(ref, member, 20, at)
-        return Publish(ref, phase.lease.member)
+        return Publish(ref, phase.lease.member, before.successor)
+    if before.is_disabled:
+        return Enable()
     if not isinstance(phase, Collecting):
         return CheckIn(ref, draw(DEVICES), 10, 2, at)
     if phase.overdue(at) is not None and draw(st.booleans()):
@@ -129,7 +139,7 @@ def histories(draw: st.DrawFn) -> list[Moment]:
         phase = current.phase
         aim = draw(st.sampled_from([phase.ref] * 9 + [replace(phase.ref, attempt=2)]))
         if draw(st.integers(0, 3)):
-            event = draw(sensible_events(phase, Millis(now)))
+            event = draw(sensible_events(current, Millis(now)))
         else:
             event = draw(any_events(aim, Millis(now)))
         result = step(current, event)
@@ -165,10 +175,36 @@ def test_a_refused_event_changes_nothing(history: list[Moment]) -> None:
 @over_any_history
 def test_an_event_for_another_round_is_refused(history: list[Moment]) -> None:
     for moment in history:
-        names_another = (
-            not isinstance(moment.event, MemberLost) and moment.event.ref != moment.before.phase.ref
-        )
-        assert (moment.result.verdict is Verdict.MOVED_ON) is names_another
+        ref = getattr(moment.event, "ref", moment.before.phase.ref)
+        if ref != moment.before.phase.ref:
+            assert moment.result.verdict is Verdict.MOVED_ON
+        elif not isinstance(moment.event, Publish):
+            assert moment.result.verdict is not Verdict.MOVED_ON
+
+
+@over_any_history
+def test_an_outcome_always_knows_what_comes_next(history: list[Moment]) -> None:
+    for moment in history:
+        if isinstance(moment.event, Publish) and moment.result.verdict is Verdict.ACCEPTED:
+            assert moment.event.successor == moment.before.successor
+            assert moment.after.successor == moment.before.successor
+
+
+@over_any_history
+def test_a_stopped_job_admits_nobody(history: list[Moment]) -> None:
+    for moment in history:
+        if moment.before.is_disabled and isinstance(moment.event, CheckIn):
+            assert moment.after is moment.before
+        if moment.after.is_disabled:
+            assert not isinstance(moment.after.phase, Collecting)
+
+
+@over_any_history
+def test_only_an_operator_steers_the_job(history: list[Moment]) -> None:
+    for moment in history:
+        if not isinstance(moment.event, Disable | Enable | Restart):
+            assert moment.after.is_disabled is moment.before.is_disabled
+            assert moment.after.successor == moment.before.successor
 
 
 @over_any_history
@@ -246,12 +282,16 @@ def test_only_the_goal_leads_to_a_new_model(history: list[Moment]) -> None:
 
 @over_any_history
 def test_a_round_never_goes_back(history: list[Moment]) -> None:
+    """But for a restart, which takes a job up again that had run all its rounds."""
     order = ["Waiting", "Selecting", "Reporting", "Aggregating", "Abandoning", "Committed"]
     rank = {name: i for i, name in enumerate(order)} | {"Abandoned": 5, "Closed": 6}
     for moment in history:
         before, after = moment.before.phase, moment.after.phase
-        assert rank[type(before).__name__] <= rank[type(after).__name__]
         assert before.ref == after.ref
+        if isinstance(before, Closed) and isinstance(moment.event, Restart):
+            assert isinstance(after, Abandoning)
+            continue
+        assert rank[type(before).__name__] <= rank[type(after).__name__]
         if isinstance(before, Committed | Abandoned | Closed):
             assert after is before
 
@@ -284,7 +324,8 @@ def test_a_round_being_finished_is_free_when_its_lease_has_run_out(history: list
         if isinstance(phase, Ending):
             free_at = moment.at if phase.lease is None else phase.lease.until
             leased = step(moment.after, TakeLease(phase.ref, "m-new", 10, Millis(free_at)))
-            published = step(leased.round, Publish(phase.ref, "m-new"))
+            outcome = Publish(phase.ref, "m-new", moment.after.successor)
+            published = step(leased.round, outcome)
 
             assert leased.verdict is Verdict.ACCEPTED
             assert published.verdict is Verdict.ACCEPTED

@@ -20,10 +20,13 @@ from typing import Any
 
 import redis.asyncio as redis_asyncio
 from redis import exceptions
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from fl_cluster.config.addresses import parse_cache_address
 from fl_cluster.errors import StoreCorrupt, StoreUnavailable
+from fl_cluster.store.redis.sentinel import PrimaryConnection, Sentinels
 
 Argument = bytes | memoryview | str | int | float
 
@@ -44,8 +47,9 @@ CONDITIONS = (
 )
 """Words in error replies that speak of Redis's condition and not of our command."""
 
-SILENCE_S = 30.0
-"""How long a listener waits for one word before it waits again; any number would do."""
+SILENCE_S = 5.0
+"""How long a listener hears nothing before it asks whether its link still carries words: the
+link to a primary that was cut off, or replaced, looks just like that of a quiet job."""
 
 
 def call_name() -> str:
@@ -98,12 +102,12 @@ class Script:
 class Connection:
     """A pool of connections to one Redis, with the scripts loaded by name.
 
-    `url` is `redis://...` or `unix://...`; `timeout_ms` bounds every command and the wait
-    for a free connection.
+    `url` is `redis://...`, `unix://...` or `sentinel://...`; `timeout_ms` bounds every command
+    and the wait for a free connection.
     """
 
     def __init__(self, url: str, *, timeout_ms: int = 5_000, pool_size: int = 16) -> None:
-        seconds = timeout_ms / 1000
+        self._timeout_s = seconds = timeout_ms / 1000
         options: dict[str, Any] = {
             "max_connections": pool_size,
             "timeout": seconds,
@@ -115,9 +119,27 @@ class Connection:
         }
         if not url.startswith("unix"):
             options["socket_keepalive"] = True
-        pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
+        self._sentinels: Sentinels | None = None
+        if url.startswith("sentinel"):
+            pool = self._primary_pool(url, seconds, options)
+        else:
+            pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
         self.client: redis_asyncio.Redis = redis_asyncio.Redis.from_pool(pool)
         self._scripts: dict[str, Script] = {}
+
+    def _primary_pool(
+        self, url: str, seconds: float, options: dict[str, Any]
+    ) -> redis_asyncio.BlockingConnectionPool:
+        address = parse_cache_address(url)
+        self._sentinels = Sentinels(address, seconds)
+        return redis_asyncio.BlockingConnectionPool(
+            connection_class=PrimaryConnection,
+            sentinels=self._sentinels,
+            username=address.username or None,
+            password=address.password or None,
+            db=address.database,
+            **options,
+        )
 
     def _script(self, name: str) -> Script:
         script = self._scripts.get(name)
@@ -184,9 +206,7 @@ class Connection:
                 await subscription.subscribe(channel)
             while True:
                 with faults("SUBSCRIBE"):
-                    message = await subscription.get_message(timeout=SILENCE_S)
-                if message is None:
-                    continue
+                    message = await self._next_message(subscription)
                 if message["type"] == "subscribe":
                     yield "subscribed"
                 elif message["type"] == "message":
@@ -194,6 +214,17 @@ class Connection:
         finally:
             await subscription.aclose()  # type: ignore[no-untyped-call]
 
+    async def _next_message(self, subscription: PubSub) -> Any:
+        message = await subscription.get_message(timeout=SILENCE_S)
+        if message is None:
+            await subscription.ping()
+            message = await subscription.get_message(timeout=self._timeout_s)
+        if message is None:
+            raise TimeoutError(f"the link for events is silent for {self._timeout_s:g} s")
+        return message
+
     async def close(self) -> None:
         """Give every connection back to the operating system."""
         await self.client.aclose(close_connection_pool=True)
+        if self._sentinels is not None:
+            await self._sentinels.close()

@@ -182,13 +182,14 @@ def _start(folder: _Folder) -> None:
         time.sleep(POLL_S)
 
 
-def _start_unless_running(folder: _Folder) -> None:
+def _start_unless_running(folder: _Folder) -> bool:
+    """Return when one runs; whether it had to be started."""
     if _ask(folder.socket_path(), b"PING"):
-        return
+        return False
     process = folder.process()
     if process is None:
         _start(folder)
-        return
+        return True
     deadline = time.monotonic() + START_S
     while not _ask(folder.socket_path(), b"PING"):
         if time.monotonic() > deadline:
@@ -196,6 +197,7 @@ def _start_unless_running(folder: _Folder) -> None:
                 f"the embedded Redis in {folder.path} (pid {process.pid}) runs and does not answer"
             )
         time.sleep(POLL_S)
+    return False
 
 
 def _stop(folder: _Folder) -> bool:
@@ -240,10 +242,10 @@ class EmbeddedRedis:
         process = self._folder.process()
         return process.pid if process is not None else None
 
-    def revive(self) -> None:
-        """Start it again when it died; what it had written is there again."""
+    def revive(self) -> bool:
+        """Start it again when it died, with what it had written; whether that was needed."""
         with self._folder.starting():
-            _start_unless_running(self._folder)
+            return _start_unless_running(self._folder)
 
     def release(self) -> bool:
         """Stop using it, and stop it when nobody else does; whether it was stopped.

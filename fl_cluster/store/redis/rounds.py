@@ -214,12 +214,17 @@ class RedisRoundStore:
     async def counts(self, ref: RoundRef) -> Counts:
         token = str(ref)
         keys = (self._keys.cohort(token), self._keys.claims(token), self._keys.reports(token))
-        return Counts(*await self._connection.together([("HLEN", key) for key in keys]))
+        commands: list[tuple[Argument, ...]] = [("HMGET", self._keys.round, "ref", "phase")]
+        commands += [("HLEN", key) for key in keys]
+        current, cohort, claims, reports = await self._connection.together(commands)
+        is_collecting = current in ([token.encode(), b"selecting"], [token.encode(), b"reporting"])
+        return Counts(cohort, claims if is_collecting else 0, reports)
 
     async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
-        args: list[Argument] = [LIVE_MS]
+        keys = (self._keys.answered(str(ref)), self._keys.round)
+        args: list[Argument] = [str(ref), LIVE_MS, FINISHED_MS]
         args += (records.encode_id(device) for device in devices)
-        await self._connection.run("note_answered", (self._keys.answered(str(ref)),), args)
+        await self._connection.run("note_answered", keys, args)
 
     async def was_answered(self, ref: RoundRef, device: str) -> bool:
         key = self._keys.answered(str(ref))
@@ -250,11 +255,11 @@ class RedisRoundStore:
 
     async def count_visits(self, ref: RoundRef, counts: Mapping[str, int]) -> None:
         if counts:
-            key = self._keys.visits(str(ref))
-            args: list[Argument] = [LIVE_MS]
+            keys = (self._keys.visits(str(ref)), self._keys.round)
+            args: list[Argument] = [str(ref), LIVE_MS, FINISHED_MS]
             for name, count in counts.items():
                 args += (name, count)
-            await self._connection.run("count_visits", (key,), args)
+            await self._connection.run("count_visits", keys, args)
 
     async def visits(self, ref: RoundRef) -> Mapping[str, int]:
         found = await self._hash(self._keys.visits(str(ref)))

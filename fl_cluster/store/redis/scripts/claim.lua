@@ -40,7 +40,8 @@ for i = 1, count do
   elseif not claim and taken >= tonumber(round.report_goal) then
     answer = 'pending'
   else
-    taken, answer = taken + redis.call('HSET', KEYS[3], device, ARGV[4] .. ' ' .. call), 'accepted'
+    answer = 'accepted'
+    taken = taken + redis.call('HSET', KEYS[3], device, ARGV[4] .. ' ' .. call)
     redis.call('PEXPIRE', KEYS[3], ARGV[3] + round.round_window_ms)
     size = tonumber(string.match(redis.call('HGET', KEYS[2], device), '^%d+'))
   end

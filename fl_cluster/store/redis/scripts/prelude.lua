@@ -52,6 +52,9 @@ local function give_up(key, reason, now)
     'lease_member', '', 'lease_until', '')
 end
 
+-- Whether the round is the current one.
+local function is_current(key, ref) return redis.call('HGET', key, 'ref') == ref end
+
 local function word(text) return redis.status_reply(text) end
 
 -- The same word for each of `count` questions.

@@ -7,8 +7,7 @@ if round.ref ~= ARGV[1] then return word('moved_on') end
 if redis.call('ZSCORE', KEYS[2], ARGV[3]) then return word('fenced') end
 if not ending(round) then return word('nothing_to_finish') end
 local now = clock(ARGV[2])
-if round.lease_member ~= '' and round.lease_member ~= ARGV[3] and now < tonumber(round.lease_until) then
-  return word('leased')
-end
+local is_free = round.lease_member == '' or round.lease_member == ARGV[3]
+if not is_free and now < tonumber(round.lease_until) then return word('leased') end
 redis.call('HSET', KEYS[1], 'lease_member', ARGV[3], 'lease_until', now + ARGV[4])
 return word('accepted')
