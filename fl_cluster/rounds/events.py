@@ -89,6 +89,10 @@ class Report:
     partial: str
     """Pointer to the stored partial; a repeat of the same event carries the same pointer."""
     at: Millis
+    previous: str | None = None
+    """Pointer that this partial goes on from, empty for none; None when it does not matter.
+    A store that went back in time knows another one: what was added since is in this partial
+    and counted nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ class Publish:
     member: str
     successor: str = ""
     """The instance whose first round it has prepared; empty for the next round of this one."""
+    commits: bool | None = None
+    """Whether it has a new model to show; None when the phase is not to be compared."""
 
 
 @dataclass(frozen=True, slots=True)

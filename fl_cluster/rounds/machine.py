@@ -102,12 +102,19 @@ def step(before: Round, event: Event) -> Step:
         and event.number == before.phase.ref.number - 1
     ):
         return Step(before, Verdict.ENOUGH)
-    if isinstance(event, Publish) and event.successor != before.successor:
+    if isinstance(event, Publish) and not _is_about(before, event):
         return Step(before, Verdict.MOVED_ON)
     phase, verdict = _apply(before.phase, event)
     if phase is before.phase:
         return Step(before, verdict)
     return Step(replace(before, phase=phase), verdict)
+
+
+def _is_about(before: Round, event: Publish) -> bool:
+    """Whether what the member finished is still what the round comes to."""
+    aggregates = isinstance(before.phase, Aggregating)
+    same_end = event.commits in (None, aggregates) or not isinstance(before.phase, Ending)
+    return same_end and event.successor == before.successor
 
 
 def _apply(
@@ -253,6 +260,8 @@ def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
     if phase.overdue(event.at) is not None:
         return phase, Verdict.LATE
     if any(phase.claims.get(device) != event.member for device in event.devices):
+        return phase, Verdict.UNCLAIMED
+    if event.previous is not None and phase.partials.get(event.member, "") != event.previous:
         return phase, Verdict.UNCLAIMED
     first = len(phase.reports) + 1
     counted = {

@@ -34,6 +34,7 @@ from fl_cluster.service.job import plan_of
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.ports import (
+    KEPT_MODELS,
     JobRecord,
     ModelRecord,
     Outcome,
@@ -55,7 +56,7 @@ class EndedRound:
     reason: Reason | None
     """Why it was abandoned; None when it has a new model."""
     job_state: str
-    """running | disabled | finished: the job's before this round ended."""
+    """running | finished: the job's before this round ended; disabling ends a running round."""
     is_success: bool
     """Whether it has a new model; for a round cut off by a new run, how the last one ended."""
     opened_at: Millis | None
@@ -219,7 +220,7 @@ class Finisher:
         if task.snapshot.successor and successor is None:
             return Verdict.MOVED_ON
         failures = 0 if ended.is_event else ended.failures_in_a_row
-        outcome = Outcome(record, finishes_job, failures, successor)
+        outcome = Outcome(record, finishes_job, failures, successor, task.is_aggregation)
         return await self._publish(ref, outcome, [each.blob for each in stored.pointers.values()])
 
     async def _successor(self, task: Task, model: Model, record: ModelRecord) -> Successor | None:
@@ -272,7 +273,7 @@ class Finisher:
         return EndedRound(
             ref=task.ref,
             job=task.job,
-            job_state="finished" if ran_out else snapshot.job_state,
+            job_state="finished" if ran_out else "running",
             is_success=snapshot.last_outcome != "abandoned" if is_cut_off else not is_failure,
             reason=snapshot.reason,
             opened_at=snapshot.opened_at,
@@ -320,6 +321,10 @@ class Finisher:
 
     async def _publish(self, ref: RoundRef, outcome: Outcome, partials: Sequence[str]) -> Verdict:
         before = await self._stores.jobs.models()
+        if going := _going(before, outcome):
+            # Now rather than afterwards: whoever dies after publishing would leave for ever what
+            # no record names any more.
+            await self._stores.blobs.drop(sorted(going))
         verdict = await self._stores.rounds.publish(ref, self._collector.member, outcome)
         if verdict is not Verdict.ACCEPTED:
             logger.warning("round %s: outcome not published: %s", ref, verdict)
@@ -330,6 +335,15 @@ class Finisher:
         gone = {model.blob for model in before.values()} - kept
         await self._stores.blobs.drop([*partials, *gone])
         return verdict
+
+
+def _going(models: Mapping[int, ModelRecord], outcome: Outcome) -> set[str]:
+    """The blobs of models that are not kept once the outcome is published."""
+    if outcome.successor is not None:
+        return set()  # the round still starts from one of them, and may have to be finished again
+    after = {**models, outcome.model.number: outcome.model}
+    kept = {after[number].blob for number in sorted(after)[-KEPT_MODELS:]}
+    return {model.blob for model in models.values()} - kept
 
 
 async def _happens(event: asyncio.Event, timeout_s: float) -> bool:

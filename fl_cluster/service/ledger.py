@@ -7,8 +7,9 @@ Invariants:
 - an update is answered only after its report was accepted by the store;
 - a commit whose outcome is unknown is repeated, with the same name, until it is known:
   going on without it would mix counted and uncounted updates in one sum;
-- after a refusal the sum is what was last committed; when it cannot be, or when anything
-  else breaks off, nothing is committed any more, and whoever waits hears of it.
+- after a refusal nothing is committed any more: the sum holds what the store does not count.
+  A refusal that a late copy of the same report might not meet is made final by giving the
+  member's name up; its process goes on under a new one.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Ledger:
         self._snapshot = np.empty_like(self._partial.sums)
         self._committed: Committed | None = None
         self._blob = ""
-        self._blob_weights: tuple[int, ...] = (0,) * len(layout.summed)
+        self._pointer = ""
         self._busy = asyncio.Lock()
         self._waiting: list[tuple[UpdateRecord, asyncio.Future[Entry]]] = []
         self._under_way: list[tuple[UpdateRecord, asyncio.Future[Entry]]] = []
@@ -178,11 +179,12 @@ class Ledger:
         self._serial += 1
         name = f"partial-{self.ref}-{self._serial}-{secrets.token_hex(8)}"
         pointer = Pointer(name, weights).to_text()
-        report = ReportBatch([record for record, _ in self._under_way], pointer)
-        outcome = await until_known(lambda attempt: self._store(name, report, attempt), self._note)
+        updates = [record for record, _ in self._under_way]
+        report = ReportBatch(updates, pointer, self._pointer)
+        outcome = await until_known(lambda _: self._store(name, report), self._note)
         if outcome.verdict is Verdict.ACCEPTED:
             self._committed = Committed(pointer, self._snapshot, weights, self._partial.sums)
-            stale, self._blob, self._blob_weights = self._blob, name, weights
+            stale, self._blob, self._pointer = self._blob, name, pointer
             entries = [Entry(Verdict.ACCEPTED, position) for position in outcome.positions]
         else:
             stale = name
@@ -196,35 +198,32 @@ class Ledger:
             await self._forget(stale)
 
     async def _refuse(self, verdict: Verdict) -> None:
-        """Go back to what is committed; whoever was added since shares the refusal."""
+        """Take nothing more; whoever was added since shares the refusal."""
         async with self._busy:
+            self.refused = verdict
             self._under_way += self._waiting
             self._waiting = []
-            if verdict is not Verdict.UNCLAIMED:
-                self.refused = verdict
-            elif self._blob:
-                await until_known(self._restore, self._note)
-            else:
-                self._partial.sums[:] = 0
-            self._partial.weights = list(self._blob_weights)
 
-    async def _restore(self, _: int) -> None:
-        await self._stores.blobs.get(self._blob, self._partial.sums.data)
-
-    async def _store(self, name: str, report: ReportBatch, attempt: int) -> ReportOutcome:
+    async def _store(self, name: str, report: ReportBatch) -> ReportOutcome:
         await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
         reach(Point.AFTER_BLOB_BEFORE_REPORT)
         outcome = await self._stores.rounds.report(self.ref, self.member, report)
         reach(Point.AFTER_REPORT_BEFORE_ANSWER)
-        if attempt and outcome.verdict is not Verdict.ACCEPTED:
-            return await self._find_counted(report) or outcome
-        return outcome
+        if outcome.verdict is Verdict.ACCEPTED:
+            return outcome
+        if outcome.verdict is Verdict.UNCLAIMED:
+            # A claim was given up that an answer lost on the way had taken.  Once it is taken
+            # again, a copy of this report that is still on its way would be accepted.
+            logger.warning("round %s: member %s gives up its name", self.ref, self.member)
+            await self._stores.rounds.member_lost(self.member)
+            outcome = ReportOutcome(Verdict.FENCED, ())
+        return await self._find_counted(report) or outcome
 
     async def _find_counted(self, report: ReportBatch) -> ReportOutcome | None:
-        """The outcome of an earlier attempt that was carried out and whose answer was lost.
+        """The outcome of this report if it was counted, whatever its last answer says.
 
-        A round that has ended since, like a member that was declared dead, refuses the
-        repeat of a report that it has counted.
+        A round that has ended since, like a member that was declared dead, refuses the repeat
+        of a report that it has counted; and any report may have been sent twice on the way.
         """
         partials = await self._stores.rounds.partials(self.ref)
         if partials.get(self.member) != report.partial:

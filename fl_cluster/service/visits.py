@@ -33,12 +33,23 @@ class Visits:
     def __init__(self, rounds: RoundStore) -> None:
         self._rounds = rounds
         self._counts: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
 
     def note(self, visit: Visit, *, is_accepted: bool) -> None:
         """Count one answered request."""
-        self._counts[visit] += 1
-        if is_accepted:
-            self._counts[accepted(visit)] += 1
+        for name in (visit.value, accepted(visit)) if is_accepted else (visit.value,):
+            self._counts[name] += 1
+            self._totals[name] += 1
+
+    @property
+    def requests(self) -> int:
+        """How many requests of all kinds this member has answered."""
+        return sum(self._totals[visit] for visit in Visit)
+
+    @property
+    def reports(self) -> int:
+        """How many updates it has counted."""
+        return self._totals[accepted(Visit.REPORT)]
 
     async def flush(self, ref: RoundRef) -> None:
         """Add what was counted to this round; kept for later when the store is away."""

@@ -40,6 +40,7 @@ from fl_cluster.rounds.phases import (
 )
 from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.store.ports import (
+    KEPT_MODELS,
     Buffer,
     ClaimAnswer,
     ClaimRequest,
@@ -64,8 +65,6 @@ PHASE_WORDS: Mapping[type, str] = {
     Abandoning: "abandoning",
     Closed: "closed",
 }
-
-KEPT_MODELS = 3
 
 
 class MemoryJobStore:
@@ -178,7 +177,9 @@ class MemoryRoundStore:
         self, ref: RoundRef, member: str, batch: ReportBatch, at: Millis | None = None
     ) -> ReportOutcome:
         devices = tuple(update.device for update in batch.updates)
-        verdict = self._step(Report(ref, member, devices, batch.partial, self._at(at)))
+        verdict = self._step(
+            Report(ref, member, devices, batch.partial, self._at(at), batch.previous)
+        )
         phase = self._round.phase
         if verdict is not Verdict.ACCEPTED or not isinstance(phase, Collecting | Ending):
             return ReportOutcome(verdict, ())
@@ -201,7 +202,7 @@ class MemoryRoundStore:
         ending = self._round.phase
         successor = outcome.successor
         name = successor.instance if successor else ""
-        verdict = self._step(Publish(ref, member, name))
+        verdict = self._step(Publish(ref, member, name, outcome.commits))
         if verdict is not Verdict.ACCEPTED:
             return verdict
         assert isinstance(ending, Ending)

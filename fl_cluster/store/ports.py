@@ -22,6 +22,9 @@ from fl_cluster.rounds.plan import Millis, RoundPlan
 
 Buffer = bytes | bytearray | memoryview
 
+KEPT_MODELS = 3
+"""How many models a job keeps: the newest ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -66,6 +69,8 @@ class ReportBatch:
     updates: Sequence[UpdateRecord]
     partial: str
     """Pointer to the partial; unique for every commit."""
+    previous: str | None = None
+    """Pointer to the partial it goes on from, empty for none; None when it is not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,8 @@ class Outcome:
     """What the next round shall know of how many rounds have failed."""
     successor: Successor | None = None
     """What begins instead of the next round."""
+    commits: bool | None = None
+    """Whether `model` is new; None when the round's phase is not compared with it."""
 
 
 class RoundStore(Protocol):
@@ -299,7 +306,7 @@ class RoundStore(Protocol):
 
 
 class JobStore(Protocol):
-    """The job's records: one run at a time, and its last three models."""
+    """The job's records: one run at a time, and its newest models."""
 
     async def open(
         self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
@@ -319,7 +326,7 @@ class JobStore(Protocol):
         """
 
     async def models(self) -> Mapping[int, ModelRecord]:
-        """Round number -> model, the last three."""
+        """Round number -> model, the newest KEPT_MODELS."""
 
 
 class BlobStore(Protocol):

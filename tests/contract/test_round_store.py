@@ -280,6 +280,50 @@ async def test_a_report_is_counted_whole_or_not_at_all(stores: Stores) -> None:
     assert await rounds.load() == before
 
 
+async def test_a_partial_that_goes_on_from_what_the_store_forgot_is_not_counted(
+    stores: Stores,
+) -> None:
+    rounds = await stores.open(report_goal=3)
+    await join(rounds, "a", "b", "c")
+    await count(rounds, "m1", "a", partial="p1")
+    await claim(rounds, "m1", "b")
+    before = await rounds.load()
+
+    outcome = await rounds.report(
+        REF, "m1", replace(batch("b", partial="p9"), previous="p8"), at(2)
+    )
+
+    assert outcome == ReportOutcome(Verdict.UNCLAIMED, ())
+    assert await rounds.load() == before
+
+
+async def test_a_partial_that_goes_on_from_what_the_store_holds_is_counted(stores: Stores) -> None:
+    rounds = await stores.open(report_goal=3)
+    await join(rounds, "a", "b", "c")
+    await claim(rounds, "m1", "a", "b")
+
+    first = await rounds.report(REF, "m1", replace(batch("a", partial="p1"), previous=""), at(2))
+    then = await rounds.report(REF, "m1", replace(batch("b", partial="p2"), previous="p1"), at(2))
+
+    assert (first.positions, then.positions) == ((1,), (2,))
+
+
+async def test_a_new_model_does_not_end_a_round_that_was_given_up_meanwhile(
+    stores: Stores,
+) -> None:
+    rounds = await stores.open(report_goal=1)
+    await join(rounds, "a")
+    await count(rounds, "m1", "a")
+    await rounds.take_lease(REF, "m1", 500, at(3))
+    await rounds.abort(REF, Reason.AGGREGATE_FAILED, at(4))
+    await rounds.take_lease(REF, "m1", 500, at(5))
+
+    late = await rounds.publish(REF, "m1", Outcome(model(1), finishes_job=False, commits=True))
+    right = await rounds.publish(REF, "m1", Outcome(model(1), finishes_job=False, commits=False))
+
+    assert (late, right) == (Verdict.MOVED_ON, Verdict.ACCEPTED)
+
+
 async def test_a_repeated_report_gets_the_first_answer(stores: Stores) -> None:
     rounds = await stores.open(report_goal=3)
     await join(rounds, "a", "b", "c")

@@ -10,6 +10,7 @@ from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.store.ports import (
+    KEPT_MODELS,
     ClaimAnswer,
     ClaimRequest,
     Counts,
@@ -32,7 +33,15 @@ LIVE_MS = 7 * 24 * 3600 * 1000
 FINISHED_MS = 15 * 60 * 1000
 """How long a finished round's keys are kept, for receipts of repeats that come late."""
 
-KEPT_MODELS = 3
+
+ANY = "*"
+"""What a script is told when something is not to be compared."""
+
+PHASE_THAT_COMMITS: Mapping[bool | None, str] = {
+    True: "aggregating",
+    False: "abandoning",
+    None: ANY,
+}
 
 
 class RedisRoundStore:
@@ -126,6 +135,7 @@ class RedisRoundStore:
             member,
             batch.partial,
             self._keys.events,
+            ANY if batch.previous is None else batch.previous,
         ]
         for update in batch.updates:
             args += (records.encode_id(update.device), records.update_record(update, member))
@@ -176,6 +186,7 @@ class RedisRoundStore:
             call_name(),
             successor.instance if successor else "",
             records.model_text(successor.model) if successor else "",
+            PHASE_THAT_COMMITS[outcome.commits],
         ]
         if successor is not None:
             for name, value in records.plan_fields(successor.plan).items():

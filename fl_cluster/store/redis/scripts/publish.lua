@@ -4,7 +4,8 @@
 -- ARGV 1 ref, 2 member, 3 next ref, 4 model record, 5 number of the model to drop,
 -- 6 '1' when the job is finished, 7 lifetime of the finished round's keys in ms, 8 events channel,
 -- 9 failed rounds in a row for the next round to know, 10 name of the call,
--- 11 successor or '', 12 record of its model, then the plan's fields and values.
+-- 11 successor or '', 12 record of its model, 13 phase that was finished (* any), then the
+-- plan's fields and values.
 -- accepted | nothing_to_finish | lease_lost | fenced | moved_on.
 local round, successor = read(KEYS[1]), ARGV[11]
 if round.published_by == ARGV[10] then return word('accepted') end
@@ -12,6 +13,7 @@ if round.ref ~= ARGV[1] then return word('moved_on') end
 if redis.call('ZSCORE', KEYS[4], ARGV[2]) then return word('fenced') end
 if round.successor ~= successor then return word('moved_on') end
 if not ending(round) then return word('nothing_to_finish') end
+if ARGV[13] ~= '*' and ARGV[13] ~= round.phase then return word('moved_on') end
 if round.lease_member ~= ARGV[2] then return word('lease_lost') end
 local outcome = round.phase == 'aggregating' and 'committed' or 'abandoned'
 local reason, number, phase, served = round.reason, round.number + 1, 'waiting', '0'
@@ -20,7 +22,7 @@ if successor ~= '' then
   redis.call('RENAME', KEYS[5], KEYS[3])
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[2], 0, ARGV[12])
-  redis.call('HSET', KEYS[1], unpack(ARGV, 13))
+  redis.call('HSET', KEYS[1], unpack(ARGV, 14))
 else
   redis.call('HSET', KEYS[2], round.number, ARGV[4])
   redis.call('HDEL', KEYS[2], ARGV[5])
