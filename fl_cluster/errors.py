@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     """What a process returns to its shell, and what the number means."""
 
     DONE = 0
+    REFUSED = 1
     CONFIGURATION = 2
     STORE_UNREACHABLE = 3
     LOST_MEMBERSHIP = 4

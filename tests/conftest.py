@@ -129,15 +129,16 @@ class RedisProcess:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start, again after `kill`, and return when it answers."""
+    def start(self, answers: Callable[[], bool] | None = None) -> None:
+        """Start, again after `kill`, and return when it answers, or when `answers` says so."""
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         arguments += ["--dir", str(self.folder), *self._command[1:]]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._command[0], *arguments], stdout=log, stderr=subprocess.STDOUT
             )
-        poll_until(self.answers, "redis-server answers", timeout_s=START_S, story=self.log())
+        ready = self.answers if answers is None else answers
+        poll_until(ready, "redis-server answers", timeout_s=START_S, story=self.log())
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
@@ -147,6 +148,14 @@ class RedisProcess:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
                 probe.sendall(b"PING\r\n")
                 return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def is_listening(self) -> bool:
+        """Whether it takes connections, if only to say that it still reads its data."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
         except OSError:
             return False
 

@@ -191,6 +191,8 @@ class DevicePlane:
         if 1 <= data_size <= MAX_DATA_SIZE:
             return None
         await self._view.refresh()
+        if (closed := self._gate(is_read=False)) is not None:
+            return closed
         if self._view.snapshot.phase not in ("waiting", "selecting"):
             return refusals.CHECK_IN[Verdict.COHORT_FULL]
         return refusals.DATA_SIZE_SMALL if data_size == 0 else refusals.DATA_SIZE_LARGE
@@ -343,6 +345,8 @@ class DevicePlane:
         try:
             await self._rounds.model_served(ref)
         except FlClusterError as exc:
+            if self._served == ref:
+                self._served = None
             logger.info("round %s: the store was not told that its model was served: %s", ref, exc)
 
 

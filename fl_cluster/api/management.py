@@ -1,32 +1,48 @@
 """The management plane: what operators and their tools ask the scheduler.
 
-The plain answers are byte for byte what old tools know: compact, keys sorted, `code` a
-string.  What is new stands in `detail` and comes only when asked for (`?detail=1`), because
-old tools compare whole answers.  Nothing here changes the job.
+The old calls answer byte for byte as old tools know them: compact, keys sorted, `code` a
+string.  What is new in `/state` stands in `detail` and comes only when asked for
+(`?detail=1`), because old tools compare whole answers.  The method is not looked at.
+Not here: calls that change something (api.steering), that explain (api.explain), and
+figures (api.figures).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from fl_cluster.api.plain_http import Answer, Plane, json_answer, json_refusal
+from fl_cluster.api.explain import ExplainHandlers, Fleet
+from fl_cluster.api.figures import Figures
+from fl_cluster.api.json_bodies import Refused
+from fl_cluster.api.operator_answers import (
+    BAD_NODES,
+    BAD_STATE,
+    NO_STORE,
+    dump,
+    inner_error,
+    member_detail,
+    no_job,
+    nodes,
+    success,
+)
+from fl_cluster.api.plain_http import Answer, Handler, Plane, json_refusal
+from fl_cluster.api.steering import CommandLines, SteeringHandlers
 from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
-from fl_cluster.lifecycle.membership import Member, Role
+from fl_cluster.lifecycle.membership import Member
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.inquiry import Inquiry
+from fl_cluster.service.steering import Steering
 from fl_cluster.store.durability import DurabilityReader
 from fl_cluster.store.member_port import MemberStore
-from fl_cluster.store.ports import JobRecord, Snapshot
+from fl_cluster.store.ports import Counts, JobRecord, Snapshot
 
 logger = logging.getLogger(__name__)
-
-NO_STORE = "Failed to access the cache server. Please retry later."
-BAD_STATE = "Failed to get cluster state because of some inner error."
-BAD_NODES = "Failed to get nodes because of some inner error. Please retry later."
 
 CLUSTER_STATES: Mapping[str, str | None] = {
     "running": "CLUSTER_READY",
@@ -53,6 +69,9 @@ class RoundReader(Protocol):
     async def snapshot(self) -> Snapshot | None:
         """The current round; None when the store has no job."""
 
+    async def counts(self, ref: RoundRef) -> Counts:
+        """How many devices are in the round, being folded, and counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -62,60 +81,76 @@ class Sources:
     rounds: RoundReader
     members: MemberStore
     durability: DurabilityReader
+    fleet: Fleet
 
 
-class _InnerError(Exception):
-    """An answer cannot be made; its text is the refusal."""
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What carries out the calls."""
+
+    steering: Steering
+    inquiry: Inquiry
+    command_lines: CommandLines
 
 
 class ManagementPlane:
     """Handlers for one job; `me` is the process that answers."""
 
-    def __init__(self, job_name: str, sources: Sources, me: Member) -> None:
+    def __init__(self, job_name: str, sources: Sources, services: Services, me: Member) -> None:
         self._job_name = job_name
         self._sources = sources
+        self._steering = services.steering
         self._me = me
+        members, fleet = sources.members, sources.fleet
+        self._changes = SteeringHandlers(
+            job_name, services.steering, members, services.command_lines
+        )
+        self._explains = ExplainHandlers(services.inquiry, members, fleet)
+        self._figures = Figures(sources.rounds, sources.instances, members, fleet)
 
     def plane(self) -> Plane:
         """What the management address serves."""
-        routes = {"/state": self.state, "/healthz": self.healthz}
+        handlers: dict[str, Handler] = {
+            "/state": self.state,
+            "/newInstance": self._changes.new_instance,
+            "/queryInstance": self.query_instance,
+            "/enableFLS": self._changes.enable,
+            "/disableFLS": self._changes.disable,
+            "/scalein": self._changes.scale_in,
+            "/scaleout": self._changes.scale_out,
+            "/nodes": self._explains.nodes,
+            "/explain": self._explains.explain,
+            "/metrics": self._figures.answer,
+            "/healthz": self.healthz,
+        }
+        routes = {path: _refusing(handler) for path, handler in handlers.items()}
         return Plane(routes, self._answer_fault, self._answer_bug)
 
     async def state(self, request: web.BaseRequest) -> web.StreamResponse:
         """The job's state and its live members."""
         try:
-            body = await self._state()
-            if request.rel_url.query.get("detail", "0") != "0":
-                body["detail"] = await self._detail()
-        except _InnerError as exc:
-            return json_refusal(str(exc))
-        return _dump(body)
-
-    async def _state(self) -> dict[str, Any]:
-        try:
             word = await self._sources.instances.cluster_state()
         except StoreCorrupt as exc:
             logger.error("the job's state cannot be read: %s", exc)
-            raise _InnerError(BAD_STATE) from exc
+            raise Refused(BAD_STATE) from exc
         if word is None:
-            raise _InnerError(f"Cannot find cluster info for {self._job_name}")
+            raise Refused(no_job(self._job_name))
         if word not in CLUSTER_STATES:
             logger.error("the job's state is %r, which is none", word)
-            raise _InnerError(BAD_STATE)
-        body: dict[str, Any] = {"code": "0", "message": "Get cluster state successful."}
+            raise Refused(BAD_STATE)
+        body: dict[str, Any] = nodes(await self._members())
         if CLUSTER_STATES[word] is not None:
             body["cluster_state"] = CLUSTER_STATES[word]
-        nodes = _nodes(await self._members())
-        if nodes:
-            body["nodes"] = nodes
-        return body
+        if request.rel_url.query.get("detail", "0") != "0":
+            body["detail"] = await self._detail()
+        return success("Get cluster state successful.", **body)
 
     async def _members(self) -> Sequence[Member]:
         try:
             return await self._sources.members.live()
         except StoreCorrupt as exc:
             logger.error("the members cannot be read: %s", exc)
-            raise _InnerError(BAD_NODES) from exc
+            raise Refused(BAD_NODES) from exc
 
     async def _detail(self) -> dict[str, Any]:
         durability = await self._sources.durability.durability()
@@ -124,10 +159,38 @@ class ManagementPlane:
         return {
             "durability": {"level": durability.level.value, "meaning": durability.sentence},
             "job": None if job is None else _job_detail(self._job_name, job, snapshot),
-            "members": [_member_detail(member) for member in await self._members()],
-            "round": None if snapshot is None else _round_detail(snapshot),
+            "members": [member_detail(member) for member in await self._members()],
+            "round": None if snapshot is None else await self._round_detail(snapshot),
             "scheduler": {"kernel": self._me.kernel, "version": self._me.version},
         }
+
+    async def _round_detail(self, snapshot: Snapshot) -> dict[str, Any]:
+        counts = await self._sources.rounds.counts(snapshot.ref)
+        return {
+            "attempt": snapshot.ref.attempt,
+            "claims": counts.claims,
+            "cohort": counts.cohort,
+            "cohort_size": snapshot.plan.cohort_size,
+            "deadline_ms": snapshot.deadline,
+            "number": snapshot.ref.number,
+            "opened_at_ms": snapshot.opened_at,
+            "phase": snapshot.phase,
+            "report_goal": snapshot.plan.report_goal,
+            "reports": counts.reports,
+        }
+
+    async def query_instance(self, _request: web.BaseRequest) -> web.StreamResponse:
+        """The settings of the run, or of the one that is about to begin, and the members."""
+        try:
+            job = await self._steering.job()
+            result = None if job is None else json.loads(job.hyper_parameters)
+        except (StoreCorrupt, ValueError) as exc:
+            logger.error("the job's settings cannot be read: %s", exc)
+            raise Refused(inner_error("query instance")) from exc
+        if result is None:
+            raise Refused(no_job(self._job_name))
+        members = nodes(await self._members())
+        return success("Query Instance successful.", result=result, **members)
 
     async def healthz(self, request: web.BaseRequest) -> web.StreamResponse:
         """Whether this process lives, always 200; with `?ready=1` also whether it can serve."""
@@ -138,7 +201,7 @@ class ManagementPlane:
             store = f"unreachable: {exc}"
             if request.rel_url.query.get("ready", "0") != "0":
                 return json_refusal(store, status=503)
-        return _dump({"code": "0", "message": "alive", "store": store})
+        return dump({"code": "0", "message": "alive", "store": store})
 
     @staticmethod
     def _answer_fault(request: web.BaseRequest, fault: FlClusterError) -> Answer:
@@ -152,20 +215,18 @@ class ManagementPlane:
         return json_refusal(BAD_STATE, status=500)
 
 
-def _dump(body: Mapping[str, Any]) -> Answer:
-    text = json.dumps(body, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-    return json_answer(text.encode("utf-8", "surrogateescape"))
+def _refusing(
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> Handler:
+    """The handler, whose refusals become answers."""
 
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refusal:
+            return json_refusal(str(refusal))
 
-def _nodes(members: Sequence[Member]) -> list[dict[str, str]]:
-    """Servers by id, then workers by id; schedulers are not part of training."""
-    shown = {Role.SERVER: "SERVER", Role.WORKER: "WORKER"}
-    return [
-        {"node_id": member.id, "role": name, "tcp_address": member.tcp_address}
-        for role, name in shown.items()
-        for member in members
-        if member.role is role
-    ]
+    return handle
 
 
 def _job_detail(name: str, job: JobRecord, snapshot: Snapshot | None) -> dict[str, Any]:
@@ -174,32 +235,4 @@ def _job_detail(name: str, job: JobRecord, snapshot: Snapshot | None) -> dict[st
         "name": name,
         "rounds_total": job.rounds_total,
         "state": None if snapshot is None else snapshot.job_state,
-    }
-
-
-def _round_detail(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "attempt": snapshot.ref.attempt,
-        "cohort_size": snapshot.plan.cohort_size,
-        "deadline_ms": snapshot.deadline,
-        "number": snapshot.ref.number,
-        "opened_at_ms": snapshot.opened_at,
-        "phase": snapshot.phase,
-        "report_goal": snapshot.plan.report_goal,
-    }
-
-
-def _member_detail(member: Member) -> dict[str, Any]:
-    return {
-        "host": member.host,
-        "http_address": member.http_address,
-        "id": member.id,
-        "kernel": member.kernel,
-        "manage_address": member.manage_address,
-        "pid": member.pid,
-        "role": member.role.value,
-        "started_ms": member.started_ms,
-        "state": member.state.value,
-        "tcp_address": member.tcp_address,
-        "version": member.version,
     }

@@ -17,6 +17,7 @@ import errno
 import functools
 import html
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -295,6 +296,17 @@ FULL = (
 )
 
 
+def _acknowledge(request: web.BaseRequest) -> None:
+    """Let the peer know at once that the head has come, for it may send no body before it does.
+
+    A peer that writes head and body by turns, and whose system gathers small packets, waits
+    for the acknowledgement, which ours would otherwise put off for 40 ms.
+    """
+    accepted = request.get_extra_info("socket")
+    if accepted is not None and hasattr(socket, "TCP_QUICKACK"):
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 class PlainServer(web.Server):
     """Turns connections into calls of a plane's handlers; made and used on one event loop."""
 
@@ -363,6 +375,8 @@ class PlainServer(web.Server):
         if handler is None:
             return unknown_path(request)
         self._busy.add(link)
+        if not request.content.is_eof():
+            _acknowledge(request)
         try:
             if "Expect" in request.headers:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -436,7 +450,7 @@ async def listen(
     server = PlainServer(plane)
     loop = asyncio.get_running_loop()
     try:
-        socket = await loop.create_server(
+        opened = await loop.create_server(
             server, host, port, ssl=tls, backlog=BACKLOG, reuse_address=True
         )
     except OSError as exc:
@@ -444,5 +458,5 @@ async def listen(
             holder = describe_listener(host, port)
             raise StartupError(f"{host}:{port} is already in use by {holder}") from exc
         raise StartupError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
-    bound = socket.sockets[0].getsockname()
-    return Listener(host, bound[1], server, socket)
+    bound = opened.sockets[0].getsockname()
+    return Listener(host, bound[1], server, opened)

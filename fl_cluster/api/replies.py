@@ -21,6 +21,7 @@ from fl_cluster.service.ledger import INLINE_ELEMENTS
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.store.ports import Receipt, Snapshot
 from fl_cluster.wire import messages
+from fl_cluster.wire.limits import MAX_INT
 from fl_cluster.wire.messages import ResponseCode
 
 CLOCK_MARGIN_MS = 5_000
@@ -112,9 +113,9 @@ class Replies:
         plan = messages.FLPlan(
             server_mode=self._settings.server_mode.value,
             fl_name=self._settings.name,
-            iterations=parameters.rounds_total,
-            epochs=parameters.epochs,
-            mini_batch=parameters.batch_size,
+            iterations=min(parameters.rounds_total, MAX_INT),
+            epochs=min(parameters.epochs, MAX_INT),
+            mini_batch=min(parameters.batch_size, MAX_INT),
             lr=parameters.learning_rate,
             cipher=cipher,
         )
@@ -135,7 +136,7 @@ class Replies:
         text = refusal.text.format(
             device=device, number=number, current=snapshot.ref.number, time=come_back
         )
-        is_about_form = refusal.text is text and refusal.code == ResponseCode.RequestError
+        is_about_form = refusal.text == text and refusal.code == ResponseCode.RequestError
         return messages.ResponseUpdateModel(
             retcode=refusal.code,
             reason=(reason or text) if dialect.is_native else text,

@@ -12,6 +12,7 @@ from typing import Any
 
 from fl_cluster.app import launch
 from fl_cluster.app.launch import Command, LaunchOptions, ServerLaunch
+from fl_cluster.app.options import MANAGE_COMMANDS
 from fl_cluster.app.process import guarded, report, run
 from fl_cluster.app.ready_pipe import ReadyPipe
 from fl_cluster.config.load import load
@@ -124,7 +125,7 @@ def _be_scheduler(options: LaunchOptions, manage_address: str) -> int:
         from fl_cluster.app.scheduler import SchedulerOptions, serve
     except ImportError as exc:
         return report(StartupError(str(exc)), pipe)
-    scheduler = SchedulerOptions(manage_address)
+    scheduler = SchedulerOptions(manage_address, options.overrides)
     return run(lambda stop, ready: serve(settings, scheduler, stop=stop, ready=ready), pipe=pipe)
 
 
@@ -174,17 +175,15 @@ def _finish(options: Options, beside: Path | None) -> int:
     return finish(FinishOptions(address, data_dir, job, options.stop_redis), tell)
 
 
-def state(options: Options) -> int:
-    """Show what a scheduler knows."""
+def manage(options: Options) -> int:
+    """Ask a scheduler, or tell it something."""
 
-    def show() -> int:
-        from fl_cluster.app.state_command import state
+    def call() -> int:
+        from fl_cluster.app.manage_command import run
 
-        text, code = state(options.manage, options.format)
-        tell(text)
-        return code
+        return run(options, tell)
 
-    return guarded(show)
+    return guarded(call)
 
 
 def device(options: Options) -> int:
@@ -251,7 +250,7 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "server": server,
     "device": device,
     "demo": demo,
-    "state": state,
+    **dict.fromkeys(MANAGE_COMMANDS, manage),
     "finish": finish,
     "model": model,
 }

@@ -6,10 +6,12 @@ Names are the original's; each may be written with hyphens as well.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fl_cluster.config.changes import NAMES as CHANGEABLE_NAMES
 from fl_cluster.config.overrides import PASSWORD_VARIABLE
 
 DEFAULT_YAML = "default_yaml_config.yaml"
@@ -196,7 +198,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the last model as .npz")
 
 
-def _add_state(parser: argparse.ArgumentParser) -> None:
+def _add_manage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manage",
         default=MANAGE_ADDRESS,
@@ -208,16 +210,72 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_scalein(parser: argparse.ArgumentParser) -> None:
+    _add_manage(parser)
+    parser.add_argument(
+        "node_ids", nargs="+", metavar="NODE_ID", help="servers to drain, as `state` names them"
+    )
+
+
+def _add_scaleout(parser: argparse.ArgumentParser) -> None:
+    _add_manage(parser)
+    parser.add_argument(
+        "server_num",
+        nargs="?",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="how many more servers are wanted (1)",
+    )
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, value = _key_and_value(text)
+    if name not in CHANGEABLE_NAMES:
+        known = ", ".join(CHANGEABLE_NAMES)
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be changed; these can: {known}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{name}: expected a number, found {value!r}") from None
+
+
+def _add_new_instance(parser: argparse.ArgumentParser) -> None:
+    _add_manage(parser)
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        type=_change,
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the new run that differ from those of the one before: "
+        + ", ".join(CHANGEABLE_NAMES),
+    )
+
+
 def _add_nothing(_parser: argparse.ArgumentParser) -> None:
     """The command has a parser of its own."""
 
+
+MANAGE_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "state": ("show what a cluster is doing", _add_manage),
+    "nodes": ("show its processes and how busy they are", _add_manage),
+    "explain": ("say why the round is not moving", _add_manage),
+    "scaleout": ("show the commands that add servers", _add_scaleout),
+    "scalein": ("let servers finish what they hold and end", _add_scalein),
+    "new-instance": ("begin a new run, from the newest weights", _add_new_instance),
+    "query-instance": ("show the run's settings", _add_manage),
+    "disable": ("stop the job until it is enabled", _add_manage),
+    "enable": ("let a disabled job go on", _add_manage),
+}
+"""Commands that ask a scheduler, or tell it something."""
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "sched": ("start a scheduler", add_sched),
     "server": ("start servers", add_server),
     "device": ("be a device that trains with a function of yours", _add_device),
     "demo": ("train on real data, from start to result", _add_nothing),
-    "state": ("show what a cluster is doing", _add_state),
+    **MANAGE_COMMANDS,
     "finish": ("end a cluster's processes on this host", add_finish),
     "model": ("show, and convert, a model file", _add_nothing),
 }

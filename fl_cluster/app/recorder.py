@@ -29,7 +29,7 @@ from fl_cluster.telemetry.summary import (
 
 logger = logging.getLogger(__name__)
 
-STATE_WORDS = {"running": "running", "disabled": "disable", "finished": "finish"}
+STATE_WORDS = {"running": "running", "finished": "finish"}
 
 
 class FileRecorder:

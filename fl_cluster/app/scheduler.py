@@ -1,6 +1,7 @@
 """The scheduler: the management plane of one job, until it is asked to stop.
 
 It holds nothing that its restart does not read again, and training goes on without it.
+To each server it keeps a link, over which it hears of loads and of deaths.
 Several may run.  It is a member like any other, so that whoever ends the cluster finds it;
 it is not shown among the nodes, because it takes no part in training.
 """
@@ -9,23 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from fl_cluster.api.management import ManagementPlane, Sources
+from fl_cluster.api.management import ManagementPlane, Services, Sources
 from fl_cluster.api.plain_http import Listener, Plane, listen
 from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.launch import SCHEDULER_FAILED
+from fl_cluster.app.scale_out import CommandLines, is_local
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.config.addresses import Address, scheduler_http_address
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import StartupError
+from fl_cluster.lifecycle.instance import instance_name
 from fl_cluster.lifecycle.membership import Role
+from fl_cluster.service.inquiry import Inquiry, Witnesses
+from fl_cluster.service.link_keeper import LinkKeeper, LinkState, Registry
 from fl_cluster.service.membership import Membership
+from fl_cluster.service.steering import Steering
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.durability import RedisDurability
-from fl_cluster.store.redis.jobs import RedisJobStore
+from fl_cluster.store.redis.jobs import RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
+from fl_cluster.store.redis.leases import RedisLeases
 from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
 
@@ -39,15 +48,56 @@ class SchedulerOptions:
     """What a scheduler is told beside its configuration file."""
 
     manage_address: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """Configuration keys that the command line laid over the file."""
 
 
-def _sources(connection: Connection, keys: JobKeys) -> Sources:
-    return Sources(
-        instances=RedisJobStore(connection, keys),
-        rounds=RedisRoundStore(connection, keys),
-        members=RedisMemberStore(connection, keys),
-        durability=RedisDurability(connection),
-    )
+class Scheduler:
+    """One scheduler's parts, built around one connection to the store."""
+
+    def __init__(
+        self, settings: JobSettings, options: SchedulerOptions, connection: Connection
+    ) -> None:
+        keys, lease_ms = JobKeys(settings.name), settings.cluster.lease_ms
+        address = options.manage_address
+        rounds, jobs = RedisRoundStore(connection, keys), RedisJobStore(connection, keys)
+        members, leases = RedisMemberStore(connection, keys), RedisLeases(connection, keys)
+        me = this_process(Role.SCHEDULER, new_id(address), manage_address=address)
+        self.membership = Membership(members, me, lease_ms=lease_ms, new_id=lambda: new_id(address))
+        events = RedisEvents(connection, keys)
+        self.links = LinkKeeper(
+            Registry(members, leases, rounds.member_lost, events),
+            me=lambda: self.membership.member.id,
+            lease_ms=lease_ms,
+        )
+        witnesses = Witnesses(
+            rounds=rounds,
+            jobs=jobs,
+            members=members,
+            leases=leases,
+            now_ms=connection.now_ms,
+            write=lambda: members.renew(self.membership.member.id, lease_ms),
+            unreachable=self._unreachable,
+        )
+        services = Services(
+            Steering(rounds, jobs, self.links, lambda: instance_name(time.time_ns() // 1000)),
+            Inquiry(settings.name, witnesses),
+            CommandLines(
+                yaml_config=str(Path(settings.file).resolve()),
+                overrides=options.overrides,
+                here=me.host,
+                is_store_local=is_local(settings.cache.address),
+            ),
+        )
+        sources = Sources(jobs, rounds, members, RedisDurability(connection), self.links)
+        self.plane = ManagementPlane(settings.name, sources, services, me).plane()
+
+    def _unreachable(self) -> Mapping[str, str]:
+        return {
+            name: link.reason
+            for name, link in self.links.links().items()
+            if link.state is LinkState.UNREACHABLE
+        }
 
 
 async def serve(
@@ -63,24 +113,19 @@ async def serve(
         logger.warning("%s", warning)
     async with open_store(settings) as connection:
         await announce_durability(connection)
-        sources = _sources(connection, JobKeys(settings.name))
-        me = this_process(Role.SCHEDULER, new_id(str(address)), manage_address=str(address))
-        plane = ManagementPlane(settings.name, sources, me).plane()
-        listener = await _listen(plane, address)
-        membership = Membership(
-            sources.members,
-            me,
-            lease_ms=settings.cluster.lease_ms,
-            new_id=lambda: new_id(str(address)),
-        )
+        scheduler = Scheduler(settings, replace(options, manage_address=str(address)), connection)
+        listener = await _listen(scheduler.plane, address)
+        membership = scheduler.membership
         try:
             await membership.join()
             async with asyncio.TaskGroup() as group:
-                renewals = group.create_task(membership.run())
+                tasks = [group.create_task(membership.run())]
+                tasks.append(group.create_task(scheduler.links.run()))
                 logger.info("answering operators on http://%s", listener.address)
                 ready({"address": listener.address, "member": membership.member.id})
                 await stop.wait()
-                renewals.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             await listener.close(drain_s=DRAIN_S)
             await membership.leave()

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from fl_cluster.config.addresses import Address, server_http_address
 from fl_cluster.config.schema import Durability, Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StartupError, StoreUnavailable
+from fl_cluster.lifecycle.instance import instance_name
 from fl_cluster.lifecycle.membership import Role
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
@@ -33,7 +33,9 @@ from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
+from fl_cluster.service.link import Duties, LinkServer
 from fl_cluster.service.membership import Membership, Undertaker
+from fl_cluster.service.steering import DRAIN
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.checkpoints import CheckpointFolder
@@ -42,11 +44,14 @@ from fl_cluster.store.redis.jobs import RedisBlobStore, RedisEvents, RedisJobSto
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
+from fl_cluster.telemetry.load import Counts, LoadMeter
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
 DRAIN_S = 5.0
+STOP = "stop"
+"""Another word for `drain`: a server that is told to end finishes what it holds."""
 
 URL_PATTERN = re.compile(
     r"https?://(www\.)?[-a-zA-Z0-9@:%._+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b"
@@ -64,13 +69,6 @@ class ServerOptions:
     model_file: Path | None
     link_address: tuple[str, int] = ("", 0)
     """Host and port of this member's own on the cluster's side; known once it is open."""
-
-
-def instance_name(at_us: int) -> str:
-    """The name of a training run that starts now: `i_YYYY-mm-dd-HH:MM:SS.mmm.uuu`, local time."""
-    seconds, micros = divmod(at_us, 1_000_000)
-    text = time.strftime("%Y-%m-%d-%H:%M:%S", time.localtime(seconds))
-    return f"i_{text}.{micros // 1000:03d}.{micros % 1000:03d}"
 
 
 def body_limit(settings: Settings, layout: Layout) -> int:
@@ -127,6 +125,7 @@ class Server:
             new_id=self._new_id,
             undertaker=self._undertaker,
         )
+        self.membership.report_to(self._view.watch)
         self._checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
         self._recorder = FileRecorder(settings, self._checkpoints, self._link_address, hooks)
         patience_ms = 2 * settings.cluster.redis_timeout_ms
@@ -140,6 +139,7 @@ class Server:
         self.membership.on_new_name(self._collector.become)
         self._visits = Visits(rounds)
         self._deliveries = Deliveries(rounds)
+        self._budget = ByteBudget(0)
         self._finisher = Finisher(
             self._view,
             self._stores,
@@ -171,7 +171,7 @@ class Server:
         settings, view, rounds = self._settings, self._view, self._stores.rounds
         limit = body_limit(settings, view.layout)
         in_flight = settings.cluster.bytes_in_flight_mb * MEGABYTE
-        budget = ByteBudget(in_flight or max(64 * MEGABYTE, 3 * limit))
+        self._budget = budget = ByteBudget(in_flight or max(64 * MEGABYTE, 3 * limit))
         services = Services(
             view,
             rounds,
@@ -207,6 +207,32 @@ class Server:
         except TimeoutError:
             logger.warning("not everything in hand could be finished within %g s", DRAIN_S)
 
+    def answer_schedulers(self, link: LinkServer, listener: Listener, stop: asyncio.Event) -> None:
+        """Tell schedulers how busy this member is, and let them end it, always in order."""
+
+        async def end() -> None:
+            stop.set()
+
+        async def renew() -> None:
+            # Not `membership.look`, which runs already: two that hear of a death at the same
+            # time would take two new names.
+            lease_ms = self._settings.cluster.lease_ms
+            await self._members.renew(self.membership.member.id, lease_ms)
+
+        meter = LoadMeter(lambda: self._count(listener))
+        duties = Duties(meter.read, {DRAIN: end, STOP: end}, renew)
+        link.serve(self.membership.member.id, duties)
+        self.membership.on_new_name(link.become)
+
+    def _count(self, listener: Listener) -> Counts:
+        return Counts(
+            requests=self._visits.requests,
+            uploads=self._visits.reports,
+            bytes_in_flight=self._budget.used,
+            open_connections=len(listener.server.connections),
+            round_number=self._view.snapshot.ref.number,
+        )
+
     async def leave(self) -> None:
         """Take this member off the list; a store that is away will find out by its lease."""
         try:
@@ -239,12 +265,13 @@ async def serve(
         check_urls(settings, options.http_address)
         for warning in settings.warnings:
             logger.warning("%s", warning)
-        async with open_store(settings) as connection, _link(options.tcp_ip) as link_address:
+        async with open_store(settings) as connection, LinkServer.listening(options.tcp_ip) as link:
             await announce_durability(connection)
-            options = replace(options, link_address=link_address)
+            options = replace(options, link_address=link.address)
             server = Server(settings, options, connection, hooks)
             weights = await server.join_job()
             listener = await listen(server.plane(), address.host, address.port)
+            server.answer_schedulers(link, listener, stop)
             await server.membership.join()
             member = server.membership.member.id
             logger.info("serving devices on %s as %s", listener.address, member)
@@ -281,22 +308,3 @@ async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> No
                 task.result()
     finally:
         waiting.cancel()
-
-
-@asynccontextmanager
-async def _link(ip: str) -> AsyncIterator[tuple[str, int]]:
-    """A port of this member's own on the cluster's side of the network.
-
-    It names the member, and whoever can open it knows that the process is there.
-    """
-
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    try:
-        server = await asyncio.start_server(greet, ip, 0)
-    except OSError as exc:
-        raise StartupError(f"--tcp_server_ip {ip}: cannot listen there: {exc.strerror}") from exc
-    async with server:
-        host, port = server.sockets[0].getsockname()[:2]
-        yield host, port

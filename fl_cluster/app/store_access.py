@@ -1,8 +1,9 @@
 """Reaching the store a process was configured for, and saying what it is like.
 
 `distributed_cache.address: embedded` starts a private Redis, or finds the one that another
-process of this job has started.  Anything else is somebody's Redis: one that refuses the
-connection may still be starting, so it is waited for; any other answer is final.
+process of this job has started; when it dies, whichever of its users notices first starts it
+again, with all that it had written.  Anything else is somebody's Redis: one that refuses the
+connection or still reads its data is starting, so it is waited for; any other answer is final.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from contextlib import asynccontextmanager
 
 from fl_cluster.config.addresses import CacheKind
 from fl_cluster.config.schema import JobSettings
-from fl_cluster.errors import StoreUnavailable
+from fl_cluster.errors import FlClusterError, StartupError, StoreCorrupt, StoreUnavailable
+from fl_cluster.service.explanation import Cause
+from fl_cluster.service.store_trouble import explain_fault
 from fl_cluster.store.redis import embedded
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.durability import RedisDurability
+from fl_cluster.store.redis.embedded import EmbeddedRedis
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,22 @@ WAIT_S = 900
 
 PAUSE_S = 0.25
 REMIND_S = 10.0
+HEARTBEAT_S = 0.5
+"""How often a user of the embedded Redis looks whether it lives."""
+
+REFUSED = ("refused", "Error 111 ", "Connect call failed", "No such file")
+"""What different event loops say when nobody listens on a port or a socket."""
+
+UNKNOWN_SERVICE = "it knows no service"
+"""What a Sentinel that is well says of a name that was misspelt."""
 
 
 @asynccontextmanager
 async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
-    """A connection to the configured Redis once it answers; StoreUnavailable says why not."""
+    """A connection to the configured Redis once it answers.
+
+    StoreUnavailable says why not, also of what the block met.
+    """
     address = settings.cache.address
     if address.kind is not CacheKind.EMBEDDED:
         async with _connected(settings, address.secret_url()) as connection:
@@ -38,7 +53,7 @@ async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
         return
     private = await asyncio.to_thread(embedded.ensure, settings.cluster.data_dir)
     try:
-        async with _connected(settings, private.url) as connection:
+        async with _connected(settings, private.url) as connection, _kept_alive(private):
             yield connection
     finally:
         await asyncio.to_thread(private.release)
@@ -51,47 +66,125 @@ async def _connected(settings: JobSettings, url: str) -> AsyncIterator[Connectio
     try:
         await _wait(settings, connection)
         yield connection
+    except StoreUnavailable as exc:
+        raise _explained(settings, exc) from exc
     finally:
         await connection.close()
+
+
+class _LinkFailed(StoreUnavailable):
+    """Redis was never reached; says so in the original's words."""
 
 
 async def _wait(settings: JobSettings, connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
-    reminder = started
+    told, reminder = "", started
     while True:
         try:
             await connection.ping()
-        except StoreUnavailable as exc:
+        except (StoreUnavailable, StoreCorrupt) as exc:
             waited = loop.time() - started
             if not _may_be_starting(exc) or waited > WAIT_S:
-                raise _linked_failed(settings, exc) from exc
-            if loop.time() >= reminder:
-                reminder = loop.time() + REMIND_S
-                logger.warning("%s", waiting_sentence(settings))
+                raise _link_failed(settings, exc) from exc
+            cause = explain_fault(exc).cause
+            if loop.time() >= reminder or cause != told:
+                told, reminder = cause, loop.time() + REMIND_S
+                logger.warning("%s", await waiting_sentence(settings, connection, exc))
             await asyncio.sleep(PAUSE_S)
         else:
             return
 
 
-def _may_be_starting(fault: StoreUnavailable) -> bool:
-    words = ("refused", "No such file", "loading", "LOADING")
-    return any(word in fault.reason for word in words)
+def _may_be_starting(fault: FlClusterError) -> bool:
+    if _is_loading(fault):
+        return True
+    if not isinstance(fault, StoreUnavailable) or UNKNOWN_SERVICE in fault.reason:
+        return False
+    return any(word in fault.reason for word in REFUSED)
 
 
-def waiting_sentence(settings: JobSettings) -> str:
+def _is_loading(fault: FlClusterError) -> bool:
+    return explain_fault(fault).cause is Cause.STORE_LOADING
+
+
+async def waiting_sentence(
+    settings: JobSettings, connection: Connection, fault: FlClusterError
+) -> str:
     """What is missing, and the command that starts it."""
     address = settings.cache.address
+    if _is_loading(fault):
+        progress = await _loading_progress(connection)
+        return f"waiting for Redis at {address}, which still reads its data{progress}"
+    if address.kind is CacheKind.SENTINEL:
+        return f"waiting for Redis at {address}: {fault}"
     hint = f"; start it with: redis-server --port {address.port}" if address.port else ""
     return f"waiting for Redis at {address}, which does not accept connections{hint}"
 
 
-def _linked_failed(settings: JobSettings, fault: StoreUnavailable) -> StoreUnavailable:
+async def _loading_progress(connection: Connection) -> str:
+    """How far Redis has come, in brackets; empty when it does not say or has finished."""
+    try:
+        found = await connection.command("INFO", "persistence")
+        percent, left_s = found["loading_loaded_perc"], found["loading_eta_seconds"]
+    except (StoreUnavailable, StoreCorrupt, KeyError):
+        return ""
+    return f" ({float(percent):.0f} % read, about {left_s} s left)"
+
+
+def _link_failed(settings: JobSettings, fault: FlClusterError) -> StoreUnavailable:
     sentence = (
         f"Link to distributed cache failed, distributed cache address: {settings.cache.address},"
         f" enable ssl: {int(settings.tls.enabled)}"
     )
-    return StoreUnavailable(sentence, fault.reason)
+    if not isinstance(fault, StoreUnavailable):
+        return _LinkFailed(sentence, str(fault))
+    return _LinkFailed(sentence, f"{fault.reason.rstrip('.')}; {explain_fault(fault).change}")
+
+
+def _explained(settings: JobSettings, fault: StoreUnavailable) -> StoreUnavailable:
+    """The fault with its address, and with what to do about it."""
+    if isinstance(fault, _LinkFailed):
+        return fault
+    found = explain_fault(fault)
+    reason = f"{found.sentence} To do: {found.change}" if found.change else found.sentence
+    return StoreUnavailable(f"Redis at {settings.cache.address} cannot be used", reason)
+
+
+@asynccontextmanager
+async def _kept_alive(private: EmbeddedRedis) -> AsyncIterator[None]:
+    """Start the embedded Redis again whenever it dies inside the block."""
+    is_over = asyncio.Event()
+    task = asyncio.create_task(_revive(private, is_over))
+    try:
+        yield
+    finally:
+        # Told, not cancelled: a start that is under way in its thread is waited for.
+        is_over.set()
+        await asyncio.wait((task,))
+
+
+async def _revive(private: EmbeddedRedis, is_over: asyncio.Event) -> None:
+    complaint = ""
+    while not await _happens(is_over, HEARTBEAT_S):
+        if await asyncio.to_thread(lambda: private.pid) is not None:
+            continue
+        try:
+            if await asyncio.to_thread(private.revive):
+                logger.warning("the embedded Redis had died and was started again")
+            complaint = ""
+        except (StartupError, OSError) as exc:
+            if str(exc) != complaint:
+                logger.error("the embedded Redis has died and cannot be started again: %s", exc)
+            complaint = str(exc)
+
+
+async def _happens(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 async def announce_durability(connection: Connection) -> None:

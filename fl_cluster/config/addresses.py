@@ -19,6 +19,10 @@ HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
 DIGITS = re.compile(r"[0-9]+\Z")
 LOGIN = re.compile(r"((?:[a-z]+://)?).*@", re.DOTALL)
 DEFAULT_REDIS_PORT = 6379
+DEFAULT_SENTINEL_PORT = 26379
+SERVICE = re.compile(r"[A-Za-z0-9._-]+\Z")
+"""What Redis Sentinel allows as the name of what it watches over."""
+
 MAX_SOCKET_PATH_BYTES = 107
 """sockaddr_un of Linux holds 108 bytes, the last of which is 0."""
 
@@ -120,6 +124,7 @@ class CacheKind(StrEnum):
     TCP = "tcp"
     TLS = "tls"
     UNIX = "unix"
+    SENTINEL = "sentinel"
     EMBEDDED = "embedded"
 
 
@@ -132,6 +137,10 @@ class CacheAddress:
     port: int = 0
     path: str = ""
     """The socket's path when `kind` is UNIX."""
+    sentinels: tuple[Address, ...] = ()
+    """Whom to ask for the primary when `kind` is SENTINEL; host and port are then empty."""
+    service: str = ""
+    """What the Sentinels call that primary and its replicas."""
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
@@ -143,6 +152,8 @@ class CacheAddress:
                 return "embedded"
             case CacheKind.UNIX:
                 return f"unix:{self.path}" + (f"?db={self.database}" if self.database else "")
+            case CacheKind.SENTINEL:
+                return f"sentinel://{self._endpoints}/{self.service}{suffix}"
             case CacheKind.TLS:
                 return f"rediss://{self._endpoint}{suffix}"
             case CacheKind.TCP:
@@ -152,21 +163,27 @@ class CacheAddress:
     def _endpoint(self) -> str:
         return str(Address(self.host, self.port))
 
+    @property
+    def _endpoints(self) -> str:
+        return ",".join(map(str, self.sentinels))
+
     def secret_url(self) -> str:
         """The URL a Redis client understands, password included: never log it.
 
-        An embedded Redis has no address until it runs.
+        That of Sentinels is one for `parse_cache_address`.  An embedded Redis has no address
+        until it runs.
         """
         if self.kind is CacheKind.EMBEDDED:
             raise ValueError("an embedded cache has no address before it is started")
         login = quote(self.username, safe="")
         if self.password:
             login += ":" + quote(self.password, safe="")
-        if self.kind is CacheKind.UNIX:
-            at = f"{login}@" if login else ""
-            return f"unix://{at}{quote(self.path)}?db={self.database}"
-        scheme = "rediss" if self.kind is CacheKind.TLS else "redis"
         at = f"{login}@" if login else ""
+        if self.kind is CacheKind.UNIX:
+            return f"unix://{at}{quote(self.path)}?db={self.database}"
+        if self.kind is CacheKind.SENTINEL:
+            return f"sentinel://{at}{self._endpoints}/{self.service}/{self.database}"
+        scheme = "rediss" if self.kind is CacheKind.TLS else "redis"
         return f"{scheme}://{at}{self._endpoint}/{self.database}"
 
     def with_login(self, username: str, password: str) -> CacheAddress:
@@ -186,9 +203,12 @@ def parse_cache_address(text: str) -> CacheAddress:
         return _unix_address(text)
     if text.startswith(("redis://", "rediss://")):
         return _url_address(text)
+    if text.startswith("sentinel://"):
+        return _sentinel_address(text)
     if "://" in text:
         scheme = text.partition("://")[0]
-        raise ValueError(f"{scheme}:// is not known: use redis://, rediss:// or unix://")
+        known = "redis://, rediss://, unix:// or sentinel://"
+        raise ValueError(f"{scheme}:// is not known: use {known}")
     if "@" in text:
         raise ValueError("a user or password takes the form redis://user:password@host:port")
     address = parse_address(text)
@@ -225,16 +245,11 @@ def _unix_address(text: str) -> CacheAddress:
 def _url_address(text: str) -> CacheAddress:
     scheme, _, rest = text.partition("://")
     authority, _, database = rest.partition("/")
-    if "@" in database:
-        # Taken literally the host would be a piece of the password, and messages show hosts.
-        raise ValueError("a / in the user or password is written %2F")
-    if "?" in database or "#" in database:
-        raise ValueError("a redis:// address takes no options")
+    _check_rest(scheme, database)
     login, _, place = authority.rpartition("@")
     if not place:
         raise ValueError("the host is missing: expected redis://host:port")
-    has_port = "]:" in place if place.startswith("[") else ":" in place
-    address = parse_address(place if has_port else f"{place}:{DEFAULT_REDIS_PORT}")
+    address = _with_port(place, DEFAULT_REDIS_PORT)
     username, password = _login(login)
     return CacheAddress(
         kind=CacheKind.TLS if scheme == "rediss" else CacheKind.TCP,
@@ -244,6 +259,44 @@ def _url_address(text: str) -> CacheAddress:
         username=username,
         password=password,
     )
+
+
+def _sentinel_address(text: str) -> CacheAddress:
+    scheme, _, rest = text.partition("://")
+    authority, _, path = rest.partition("/")
+    _check_rest(scheme, path)
+    login, _, places = authority.rpartition("@")
+    if not places:
+        raise ValueError("the hosts are missing: expected sentinel://host:port,host:port/service")
+    service, _, database = path.partition("/")
+    if not SERVICE.match(service):
+        raise ValueError(
+            "the name by which the Sentinels know the primary is missing or not made of letters,"
+            " digits, dots, dashes: expected sentinel://host:port,host:port/service"
+        )
+    username, password = _login(login)
+    return CacheAddress(
+        kind=CacheKind.SENTINEL,
+        sentinels=tuple(_with_port(place, DEFAULT_SENTINEL_PORT) for place in places.split(",")),
+        service=service,
+        database=_database(database),
+        username=username,
+        password=password,
+    )
+
+
+def _check_rest(scheme: str, rest: str) -> None:
+    """`ValueError` when what follows the hosts of a URL cannot be meant as it is written."""
+    if "@" in rest:
+        # Taken literally the host would be a piece of the password, and messages show hosts.
+        raise ValueError("a / in the user or password is written %2F")
+    if "?" in rest or "#" in rest:
+        raise ValueError(f"a {scheme}:// address takes no options")
+
+
+def _with_port(place: str, default: int) -> Address:
+    has_port = "]:" in place if place.startswith("[") else ":" in place
+    return parse_address(place if has_port else f"{place}:{default}")
 
 
 def _login(authority: str) -> tuple[str, str]:

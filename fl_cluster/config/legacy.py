@@ -39,7 +39,10 @@ CIPHERS = (
     "ECDHE-ECDSA-AES256-CCM:"
     "ECDHE-ECDSA-CHACHA20-POLY1305"
 )
-CACHE_FORM = "ip:port, name:port, [ipv6]:port, redis://, rediss://, unix:/path or embedded"
+CACHE_FORM = (
+    "ip:port, name:port, [ipv6]:port, redis://, rediss://, unix:/path, "
+    "sentinel://host:port,host:port/service or embedded"
+)
 
 
 JOB = Block(
@@ -127,7 +130,10 @@ CACHE = Block(
             "address",
             STR,
             "",
-            "Where Redis is; `embedded` starts a private one and stops it with its last user.",
+            (
+                "Where Redis is; `embedded` starts a private one and stops it with its last user; "
+                "`sentinel://` names Sentinels, who know which Redis is the primary."
+            ),
             required=True,
             rule=Readable(parse_cache_address, CACHE_FORM),
             example="127.0.0.1:6379",

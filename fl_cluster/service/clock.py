@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from fl_cluster.errors import FlClusterError, JobLost, StoreUnavailable
+from fl_cluster.errors import FlClusterError, JobLost, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.finish import Finisher
 from fl_cluster.service.view import JobView
@@ -21,6 +21,9 @@ from fl_cluster.store.ports import Events, RoundStore
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+
+LOOKS, EVENTS, ENDINGS = "looks", "events", "endings of rounds"
+"""What the loops see to, and the names under which they speak of the store."""
 
 
 class Clock:
@@ -41,8 +44,9 @@ class Clock:
         self._events = events
         self._finisher = finisher
         self._duties: list[Callable[[], Awaitable[None]]] = []
-        self._store_was_away = False
+        self._watch = view.watch
         self._is_deaf = False
+        self._rebuilding = asyncio.Lock()
 
     def each_second(self, duty: Callable[[], Awaitable[None]]) -> None:
         """Do this too at every look."""
@@ -51,55 +55,55 @@ class Clock:
     async def run(self) -> None:
         """Go on until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._forever(self._listen))
-            group.create_task(self._forever(self._tick))
-            group.create_task(self._forever(self._finish))
+            group.create_task(self._forever(EVENTS, self._listen))
+            group.create_task(self._forever(LOOKS, self._tick))
+            group.create_task(self._forever(ENDINGS, self._finish))
 
-    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+    async def _forever(self, witness: str, loop: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await loop()
-            except StoreUnavailable as exc:
-                self._note_store(exc)
-            except FlClusterError:
-                logger.exception("the %s loop starts again", loop.__name__.strip("_"))
+            except (StoreUnavailable, StoreCorrupt) as exc:
+                self._watch.note(witness, exc)
+            except FlClusterError as exc:
+                logger.error("the loop that sees to %s starts again: %s", witness, exc)
             except Exception:
                 # A bug in one look must not leave the cluster without anyone who looks.
-                logger.exception("bug in the %s loop, which starts again", loop.__name__)
+                logger.exception("bug in the loop that sees to %s, which starts again", witness)
             await asyncio.sleep(PERIOD_S)
-
-    def _note_store(self, fault: StoreUnavailable | None) -> None:
-        self._view.is_available = fault is None
-        if fault is not None and not self._store_was_away:
-            logger.error("the store does not answer; waiting for it: %s", fault)
-        elif fault is None and self._store_was_away:
-            logger.warning("the store answers again")
-        self._store_was_away = fault is not None
 
     async def _listen(self) -> None:
         try:
             async with contextlib.aclosing(self._events.listen()) as words:  # type: ignore[type-var]
                 async for _ in words:
                     self._is_deaf = False
-                    await self._view.refresh()
-                    if self._view.snapshot.needs_finishing:
-                        # Whoever finishes the round wants everybody's share of its figures.
-                        await self._do_duties()
-        except StoreUnavailable as exc:
+                    await self._react()
+        except (StoreUnavailable, StoreCorrupt) as exc:
             # Whether more than the events is missing, a look will tell.
-            await self._view.refresh()
-            if not self._is_deaf:
+            if await self._react() and not self._is_deaf:
                 logger.warning("no events from the store, looking each second instead: %s", exc)
-            self._is_deaf = True
+                self._is_deaf = True
+
+    async def _react(self) -> bool:
+        """Look at once; whether that was possible.  It is done again within a second."""
+        try:
+            await self._look()
+            if self._view.snapshot.needs_finishing:
+                # Whoever finishes the round wants everybody's share of its figures.
+                await self._do_duties()
+        except (StoreUnavailable, StoreCorrupt) as exc:
+            self._watch.note(LOOKS, exc)
+            return False
+        return True
 
     async def _tick(self) -> None:
         while True:
             await self._look()
-            self._note_store(None)
             snapshot = self._view.snapshot
             if snapshot.deadline is not None:
                 await self._rounds.tick(snapshot.ref)
             await self._do_duties()
+            self._watch.note(LOOKS, None)
             await asyncio.sleep(PERIOD_S)
 
     async def _do_duties(self) -> None:
@@ -109,20 +113,31 @@ class Clock:
     async def _look(self) -> None:
         try:
             await self._view.refresh()
+        except JobLost:
+            async with self._rebuilding:
+                await self._find_again()
+
+    async def _find_again(self) -> None:
+        """Bring the job back unless another loop has done so meanwhile."""
+        try:
+            await self._view.refresh()
         except JobLost as exc:
-            logger.error("%s; building it again from what this server holds", exc)
+            self._watch.note(LOOKS, exc)
             await self._rebuild()
-            try:
-                await self._view.refresh()
-            except JobLost:
-                raise StoreUnavailable("look", "another server builds the job again") from exc
+            await self._view.refresh()
 
     async def _finish(self) -> None:
         period_ms = int(PERIOD_S * 1000)
         while True:
+            if not self._view.snapshot.needs_finishing:
+                self._watch.note(ENDINGS, None)
             await self._view.wait_for(lambda seen: seen.needs_finishing, period_ms)
             ref = self._view.snapshot.ref
-            if self._view.snapshot.needs_finishing and not await self._finisher.finish():
+            if not self._view.snapshot.needs_finishing:
+                continue
+            is_done = await self._finisher.finish()
+            self._watch.note(ENDINGS, None)
+            if not is_done:
                 await self._wait_for_other(ref)
 
     async def _wait_for_other(self, ref: RoundRef) -> None:

@@ -242,11 +242,10 @@ class Collector:
         if added.cancelled():
             return
         fault = added.exception()
-        verdict = Verdict.UNCLAIMED if fault is not None else added.result().verdict
-        if verdict is Verdict.ACCEPTED:
+        if fault is None and added.result().verdict is Verdict.ACCEPTED:
             return
-        logger.warning("an acknowledged update is not counted: %s", fault or verdict)
-        if verdict is Verdict.UNCLAIMED:
+        logger.warning("an acknowledged update is not counted: %s", fault or added.result().verdict)
+        if fault is not None:
             self._claims.give_up_later(ref, member, [device])
 
     async def _check_sent(self, content: Update | Unfit | None) -> Unfit | None:
@@ -276,9 +275,6 @@ class Collector:
             digest = arrival.record.digest
             receipt = Receipt(snapshot.ref.number, digest, entry.position)
             return CollectAnswer(Verdict.ACCEPTED, snapshot, receipt)
-        if entry.verdict is Verdict.UNCLAIMED:
-            device = arrival.record.device
-            await self._claims.give_up(snapshot.ref, self._member, [device])
         if entry.verdict is Verdict.LATE:
             await self._stores.rounds.tick(snapshot.ref)
         await self._wait_for_news(entry.verdict)

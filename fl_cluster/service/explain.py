@@ -258,6 +258,8 @@ def _waiting_for_updates(facts: Facts, snapshot: Snapshot, number: str) -> Expla
     in_flight = f", {counts.claims} more are being stored" if counts.claims else ""
     missing = counts.cohort - counts.reports - counts.claims
     ratio = max(1, counts.reports) / plan.cohort_size
+    room = plan.cohort_size - counts.cohort
+    note = f"the cohort has room for {room} more; once it is full, its window ends nothing"
     return _with_forecast(
         facts,
         Explanation(
@@ -272,6 +274,7 @@ def _waiting_for_updates(facts: Facts, snapshot: Snapshot, number: str) -> Expla
             then=_then(snapshot),
             change="see whether the devices still train; or begin a run that asks for fewer: "
             f"fl-cluster new-instance update_model_ratio={ratio:.3g}",
+            notes=(note,) if room else (),
         ),
         snapshot.first_report_at,
     )

@@ -154,7 +154,7 @@ async def until_ended(*parts: Coroutine[Any, Any, NoReturn]) -> Ended:
 
 def not_expected(sender: str, frame: Frame) -> NoReturn:
     """End the link: the other end sent what it may not."""
-    raise Ended(How.FORBIDDEN, f"a {sender} does not send a {kind_of(frame)} here")
+    raise Ended(How.FORBIDDEN, f"a {sender} sends no {kind_of(frame)} here")
 
 
 @dataclass(frozen=True, slots=True)

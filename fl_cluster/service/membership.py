@@ -14,13 +14,24 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from fl_cluster.errors import FlClusterError, StoreUnavailable
+from fl_cluster.errors import StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, MemberEvent, reborn, step
+from fl_cluster.service.store_watch import StoreWatch
 from fl_cluster.store.member_port import MemberStore, Renewal
 
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 10
+HURRY_S = 0.5
+"""Longest pause between renewals while the store is not well: that it is again shows here."""
+
+SILENCE_S = 3.0
+"""A renewal that is not answered for so long: the store is not well, whatever it says later."""
+
+LEASE = "lease"
+"""The name under which renewals speak of the store.  They write, so they see what reading
+does not: a replica, a full memory, a full disk."""
+
 FORGET_AFTER_MS = 7 * 24 * 3600 * 1000
 """Records of the dead are kept for so long: whoever ends a cluster by hand looks there."""
 
@@ -72,7 +83,7 @@ class Membership:
         self._listeners: list[Callable[[str], None]] = []
         self._renewed_at: float | None = None
         self._doubtful_until = 0.0
-        self._store_was_away = False
+        self._watch = StoreWatch()
 
     @property
     def member(self) -> Member:
@@ -82,6 +93,10 @@ class Membership:
     def on_new_name(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the new id whenever this process has to change its name."""
         self._listeners.append(listener)
+
+    def report_to(self, watch: StoreWatch) -> None:
+        """Let `watch` hear how renewals are answered."""
+        self._watch = watch
 
     async def join(self) -> None:
         """Register; afterwards the cluster counts on this member until its lease ends."""
@@ -99,13 +114,22 @@ class Membership:
         period_s = self._lease_ms / 1000 / RENEWALS_PER_LEASE
         while True:
             try:
-                await self.look()
-                self._note_store(None)
-            except StoreUnavailable as exc:
-                self._note_store(exc)
-            except FlClusterError:
-                logger.exception("the lease could not be renewed; trying again")
-            await asyncio.sleep(period_s)
+                await self._look_impatiently()
+                self._watch.note(LEASE, None)
+            except (StoreUnavailable, StoreCorrupt) as exc:
+                self._watch.note(LEASE, exc)
+            is_well = self._watch.trouble is None
+            await asyncio.sleep(period_s if is_well else min(period_s, HURRY_S))
+
+    async def _look_impatiently(self) -> None:
+        """Look, and say so when that takes too long."""
+        silence = StoreUnavailable("renew", f"no answer for {SILENCE_S:g} s")
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(SILENCE_S, self._watch.note, LEASE, silence)
+        try:
+            await self.look()
+        finally:
+            timer.cancel()
 
     async def look(self) -> None:
         """Renew once, and bury who is overdue."""
@@ -136,11 +160,6 @@ class Membership:
         self._member = reborn(step(self._member, MemberEvent.DECLARED_DEAD), self._new_id())
         for listener in self._listeners:
             listener(self._member.id)
-
-    def _note_store(self, fault: StoreUnavailable | None) -> None:
-        if fault is not None and not self._store_was_away:
-            logger.error("the lease cannot be renewed: %s", fault)
-        self._store_was_away = fault is not None
 
     async def drain(self) -> None:
         """Let the cluster know that this member takes nothing new."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fl_cluster.errors import FlClusterError, StoreUnavailable
+from fl_cluster.errors import FlClusterError, JobLost, StoreUnavailable
 from fl_cluster.service.explanation import Cause, Explanation
 
 
@@ -28,7 +28,7 @@ UNREACHABLE = Condition(
 
 CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
     (
-        ("READONLY", "read only replica", "read-only"),
+        ("READONLY", "read only replica"),
         Condition(
             Cause.STORE_READ_ONLY,
             "Redis is a read-only replica: it answers and takes no writes",
@@ -37,7 +37,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
         ),
     ),
     (
-        ("OOM", "used memory > 'maxmemory'", "out of memory"),
+        ("OOM", "used memory > 'maxmemory'"),
         Condition(
             Cause.STORE_OUT_OF_MEMORY,
             "Redis has reached its maxmemory and takes no writes",
@@ -45,7 +45,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
         ),
     ),
     (
-        ("MISCONF", "unable to persist", "No space left"),
+        ("MISCONF", "unable to persist", "errors writing to the AOF"),
         Condition(
             Cause.STORE_DISK,
             "Redis cannot write to its disk and therefore takes no writes",
@@ -57,7 +57,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
         Condition(Cause.STORE_LOADING, "Redis is starting and still reads its data", ""),
     ),
     (
-        ("NOAUTH", "WRONGPASS", "NOPERM", "no permissions", "invalid username-password"),
+        ("NOAUTH", "uthentication", "NOPERM", "no permissions", "invalid username-password"),
         Condition(
             Cause.STORE_FORBIDDEN,
             "Redis does not accept this user or its password, or the user may not do this",
@@ -73,7 +73,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
         ),
     ),
     (
-        ("MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"),
+        ("MASTER is down", "NOREPLICAS", "CLUSTERDOWN"),
         Condition(
             Cause.STORE_UNREACHABLE,
             "Redis has lost its primary or its replicas",
@@ -86,6 +86,14 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
 
 def explain_fault(fault: FlClusterError) -> Explanation:
     """Why nothing is known, or nothing can be written."""
+    if isinstance(fault, JobLost):
+        return Explanation(
+            cause=Cause.NO_JOB,
+            sentence=f"Redis has lost what it held of this job ({fault}).",
+            waiting_for="server",
+            then="a server that still runs brings back what it holds; the round under way is "
+            "tried again from the newest weights",
+        )
     if not isinstance(fault, StoreUnavailable):
         return Explanation(
             cause=Cause.STORE_DAMAGED,

@@ -20,6 +20,7 @@ from fl_cluster.aggregate.partial import Scaling
 from fl_cluster.aggregate.scale import term_bound
 from fl_cluster.errors import JobLost, StoreCorrupt
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.store_watch import StoreWatch
 from fl_cluster.store.ports import BlobStore, JobRecord, JobStore, ModelRecord, RoundStore, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,13 @@ class JobView:
         self._refreshing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._holds = True
-        self.is_available = True
-        """Whether the store answered when this member last looked."""
+        self.watch = StoreWatch()
+        """What this member's loops say of the store."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the store serves this member; `watch.trouble` says why not."""
+        return self.watch.trouble is None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -111,31 +117,41 @@ class JobView:
                 self._refreshing = None
 
     async def _look(self) -> None:
+        snapshot = await self._current_round()
+        while self._snapshot is None or self._snapshot.ref != snapshot.ref:
+            try:
+                await self._look_deeper(snapshot.ref)
+                break
+            except StoreCorrupt:
+                # Or the round moved on meanwhile, and took with it what belonged to it.
+                before, snapshot = snapshot, await self._current_round()
+                if before.ref == snapshot.ref:
+                    raise
+        if snapshot != self._snapshot:
+            self._snapshot = snapshot
+            self._announce()
+
+    async def _current_round(self) -> Snapshot:
         snapshot = await self._stores.rounds.snapshot()
         if snapshot is None:
             raise JobLost("the store holds no round of this job any more")
-        known = self._snapshot
-        if known is None or known.ref != snapshot.ref:
-            await self._look_deeper(snapshot.ref)
-        elif known == snapshot:
-            return
-        self._snapshot = snapshot
-        self._announce()
+        return snapshot
 
     async def _look_deeper(self, ref: RoundRef) -> None:
         job = await self._stores.jobs.job()
         if job is None:
             raise JobLost("the store holds a round and no job")
+        if job.instance != ref.instance:
+            raise StoreCorrupt(f"the round is one of run {ref.instance}, the job is {job.instance}")
         if self._job is None or self._job.layout != job.layout:
             self._layout = Layout.from_json(job.layout)
-        self._job = job
-        self._models = dict(await self._stores.jobs.models())
+        models = dict(await self._stores.jobs.models())
         number = ref.number - 1
-        record = self._models.get(number)
+        record = models.get(number)
         if record is None:
             raise StoreCorrupt(f"model {number}, which round {ref.number} starts from, is missing")
-        self._base = StoredModel(record, await self._find(record))
-        self._prepared = None
+        base = StoredModel(record, await self._find(record))
+        self._job, self._models, self._base, self._prepared = job, models, base, None
 
     async def _find(self, record: ModelRecord) -> Model:
         at_hand = (self._prepared, self._base.model if self._base else None)

@@ -208,6 +208,60 @@ def test_only_an_operator_steers_the_job(history: list[Moment]) -> None:
 
 
 @over_any_history
+def test_an_enabled_job_admits_again(history: list[Moment]) -> None:
+    for moment in history:
+        disabled = step(moment.after, Disable(moment.at)).round
+        if isinstance(moment.after.phase, Closed):
+            assert disabled is moment.after
+            continue
+        enabled = step(disabled, Enable())
+
+        assert enabled.verdict is Verdict.ACCEPTED
+        assert not enabled.round.is_disabled
+        following = following_round(enabled.round, moment.at, closes=False)
+        newcomer = CheckIn(following.phase.ref, "newcomer", 1, 1, moment.at)
+        assert step(following, newcomer).verdict is Verdict.ACCEPTED
+
+
+@over_any_history
+def test_a_restart_leads_to_round_1_of_the_new_run_after_one_finish(history: list[Moment]) -> None:
+    for moment in history:
+        restarted = step(moment.after, Restart("run-9", moment.at))
+
+        assert restarted.verdict is Verdict.ACCEPTED
+        following = following_round(restarted.round, moment.at, closes=True)
+        assert isinstance(following.phase, Waiting)
+        assert following.phase.ref == RoundRef("run-9", 1)
+        assert (following.successor, following.is_disabled) == ("", False)
+
+
+def following_round(now: Round, at: Millis, *, closes: bool) -> Round:
+    """The round after this one when a new member does what is to be done."""
+    phase = now.phase
+    if isinstance(phase, Ending):
+        free_at = Millis(max(at, phase.lease.until if phase.lease is not None else at))
+        leased = step(now, TakeLease(phase.ref, "m-new", 10, free_at))
+        published = step(leased.round, Publish(phase.ref, "m-new", now.successor))
+        assert published.verdict is Verdict.ACCEPTED
+        now = published.round
+    if isinstance(now.phase, Committed | Abandoned):
+        now = open_next(now, RoundPlan(2, 1, 100, 100, 100), closes=closes)
+    return now
+
+
+@over_any_history
+def test_what_is_complete_is_aggregated_whatever_an_operator_does(history: list[Moment]) -> None:
+    for moment in history:
+        if isinstance(moment.before.phase, Aggregating) and isinstance(
+            moment.event, Disable | Enable | Restart
+        ):
+            assert moment.after.phase is moment.before.phase
+        if isinstance(moment.after.phase, Aggregating):
+            for event in (Disable(moment.at), Enable(), Restart("run-9", moment.at)):
+                assert step(moment.after, event).round.phase is moment.after.phase
+
+
+@over_any_history
 def test_a_dead_member_changes_nothing_any_more(history: list[Moment]) -> None:
     for moment in history:
         if getattr(moment.event, "member", None) in moment.before.fenced:

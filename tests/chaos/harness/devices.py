@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,8 +35,8 @@ from harness.raw_device import RawDevice
 
 PATIENCE_S = 60.0
 SLOW_SHARE = 0.05
-SLOW_S = 1.5
-QUICK_S = 0.15
+SLOW_S = 2.5
+QUICK_S = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +99,23 @@ def concluding(device: str, diary: Diary) -> Callable[..., None]:
 
 
 async def run_sdk_device(
-    device: str, orders: Orders, diary: Diary, session: aiohttp.ClientSession
+    device: str, orders: Orders, diary: Diary, session: aiohttp.ClientSession, threads: Executor
 ) -> None:
     """One device of the SDK, until the job is over or it gives up."""
     source = random.Random(f"{orders.seed} {device}")
     training_s = training_time(source)
     await asyncio.sleep(training_s)
-    is_quick = training_s <= QUICK_S
     try:
         result: JobResult = await FederatedDevice(
             [f"http://{host}:{port}" for host, port in orders.servers],
             device_id=device,
-            train=trainer(device, 0.0 if is_quick else training_s),
+            train=trainer(device, training_s),
             data_size=job.data_size(device),
             on_round=concluding(device, diary),
             session=session,
             patience_s=PATIENCE_S,
             trust_s=orders.trust_s,
-            inline=is_quick,
+            executor=threads,
             limits=Limits(connect_s=3.0, read_s=30.0),
             backoff=Backoff(base_ms=100, most_ms=1_000),
             source=source,
@@ -145,6 +145,7 @@ async def run(orders: Orders) -> None:
     diary = Diary(Path(orders.diary))
     dimensions = job.Dimensions(sdk_devices=orders.sdk_devices, raw_devices=orders.raw_devices)
     connector = aiohttp.TCPConnector(limit=orders.sdk_devices, keepalive_timeout=15.0)
+    threads = ThreadPoolExecutor(orders.sdk_devices)
     async with aiohttp.ClientSession(
         connector=connector, trace_configs=[tracing(diary)]
     ) as session:
@@ -152,7 +153,7 @@ async def run(orders: Orders) -> None:
             asyncio.create_task(
                 run_raw_device(device, orders, diary)
                 if job.is_raw(device)
-                else run_sdk_device(device, orders, diary, session)
+                else run_sdk_device(device, orders, diary, session, threads)
             )
             for device in dimensions.devices()
         ]

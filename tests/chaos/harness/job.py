@@ -47,7 +47,9 @@ class Dimensions:
     raw_devices: int = 60
     cohort: int = 75
     """Less than two thirds of the devices: rounds go on while one server of three is gone."""
-    ratio: float = 0.8
+    ratio: float = 0.6
+    """Some may be lost on the way: a FlatBuffers device whose check-in was admitted and not
+    answered cannot come back into that round."""
     select_window_ms: int = 20_000
     report_window_ms: int = 20_000
     round_window_ms: int = 25_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from harness import memory
 from harness.diary import Word
@@ -70,8 +72,7 @@ async def progress(world: World, name: str) -> None:
         await world.order(())
         tally, seconds = world.witness.tally, time.monotonic() - world.began_s
         tell(
-            f"{name}: {seconds:.0f} s, round {world.witness.number}"
-            f" ({world.witness.fields.get('phase')}), {tally.acknowledged} acknowledged,"
+            f"{name}: {seconds:.0f} s, {world.witness.story()}; {tally.acknowledged} acknowledged,"
             f" {tally.abandoned} abandoned, faults: {world.faults.total()} to processes,"
             f" {world.troubles.total()} to connections"
         )
@@ -109,12 +110,14 @@ def _report(world: World, scenario: Scenario) -> None:
         f"  FlatBuffers repeats refused: {tally.words[Word.REPEAT_REFUSED]},"
         f" devices that began again: {tally.words[Word.STUMBLED]}"
     )
+    for story in tally.stories:
+        tell(f"  {story}")
     growths = memory.growths(world.everyone)
     if growths:
         tell(f"  memory: {'; '.join(str(each) for each in growths)}")
 
 
-async def run(scenario: Scenario, total: Sum) -> bool:
+async def run(scenario: Scenario, total: Sum, logs: Path | None) -> bool:
     """Run one scenario; whether every invariant held."""
     tell(f"{scenario.name}: {scenario.summary} (seed {scenario.seed})")
     async with opened(scenario.dimensions, scenario.seed, has_disk=scenario.has_disk) as world:
@@ -123,6 +126,8 @@ async def run(scenario: Scenario, total: Sum) -> bool:
         except Violation as violation:
             for process in world.everyone:
                 tell(process.last_lines())
+            if logs is not None:
+                shutil.copytree(world.folder, logs / scenario.name, dirs_exist_ok=True)
             tell(f"VIOLATED in {scenario.name}, seed {scenario.seed}: {violation}")
             return False
         finally:
@@ -149,6 +154,7 @@ def parser() -> argparse.ArgumentParser:
     names = [each.name for each in SHORT_LIST]
     made.add_argument("--scenario", choices=names, help="only this one of the short list")
     made.add_argument("--minutes", type=float, default=0.0, help="everything at once, for so long")
+    made.add_argument("--logs", type=Path, help="folder to keep the logs of a failed run in")
     made.add_argument("--seed", type=int, default=0, help="of the plan; each scenario has its own")
     return made
 
@@ -163,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
-        return all([await run(scenario, total) for scenario in scenarios])
+        return all([await run(scenario, total, options.logs) for scenario in scenarios])
 
     with contextlib.suppress(asyncio.CancelledError):
         is_right = asyncio.run(all_of_them())

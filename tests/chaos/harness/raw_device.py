@@ -3,8 +3,8 @@
     check in -> train -> report -> ask for the model until it is there -> check in -> ...
 
 As their HTTP client does, it keeps connections, and when one breaks while a request is on its
-way it silently sends the same bytes once more on a new connection.  Each request goes to a
-server at random.  A refusal makes it come back later; it does not wait quite as long as it is
+way it silently sends the same bytes once more on a new connection.  Each request, and what is
+sent once more, goes to a server at random, as through a load balancer.  A refusal makes it come back later; it does not wait quite as long as it is
 told, because rounds here are short.  A request that fails twice ends its run, and it starts
 again as its user would.
 """
@@ -54,31 +54,12 @@ class JobOver(Exception):
     """The server said that there is nothing more to do."""
 
 
-class Client:
+class Connection:
     """HTTP/1.1 to one server over one kept connection."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self.sent_again = False
-        """Whether the last request had to be sent a second time."""
-
-    async def post(self, endpoint: str, body: bytes) -> bytes:
-        """The body of a 200 answer; Broken when there is none."""
-        self.sent_again = False
-        try:
-            return await self._once(endpoint, body)
-        except TimeoutError as exc:
-            self.close()
-            raise Broken(f"{endpoint}: no answer in time") from exc
-        except (OSError, EOFError):
-            self.close()
-        self.sent_again = True
-        try:
-            return await self._once(endpoint, body)
-        except (OSError, EOFError) as exc:
-            self.close()
-            raise Broken(f"{endpoint}: {exc!r}") from exc
 
     def close(self) -> None:
         """Give the connection up."""
@@ -86,7 +67,20 @@ class Client:
             self._streams[1].close()
             self._streams = None
 
-    async def _once(self, endpoint: str, body: bytes) -> bytes:
+    async def post(self, endpoint: str, body: bytes) -> bytes:
+        """The body of a 200 answer; Broken when there is another, OSError or EOFError when none."""
+        try:
+            head, answer = await self._exchange(endpoint, body)
+        except BaseException:
+            self.close()
+            raise
+        if b"connection: close" in head.lower():
+            self.close()
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise Broken(f"{endpoint}: {head.splitlines()[0]!r}")
+        return answer
+
+    async def _exchange(self, endpoint: str, body: bytes) -> tuple[bytes, bytes]:
         if self._streams is None:
             async with asyncio.timeout(CONNECT_S):
                 self._streams = await asyncio.open_connection(*self._address)
@@ -102,14 +96,16 @@ class Client:
         )
         async with asyncio.timeout(READ_S):
             await writer.drain()
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            fields = dict(line.lower().split(": ", 1) for line in head[1:] if ": " in line)
-            answer = await reader.readexactly(int(fields["content-length"]))
-        if fields.get("connection") == "close":
-            self.close()
-        if head[0].split()[1] != "200":
-            raise Broken(f"{endpoint}: {head[0]}")
-        return answer
+            head = await reader.readuntil(b"\r\n\r\n")
+            return head, await reader.readexactly(content_length(head))
+
+
+def content_length(head: bytes) -> int:
+    """How long the body behind this head is."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
 
 
 @dataclass
@@ -121,7 +117,7 @@ class RawDevice:
     diary: Diary
     source: random.Random
     training_s: float
-    clients: dict[Address, Client] = field(default_factory=dict)
+    connections: dict[Address, Connection] = field(default_factory=dict)
     number: int = 0
     was_repeat: bool = False
     """Whether the last answer is to bytes that had been sent before."""
@@ -133,8 +129,8 @@ class RawDevice:
             while await self._take_part():
                 pass
         finally:
-            for client in self.clients.values():
-                client.close()
+            for connection in self.connections.values():
+                connection.close()
 
     async def _take_part(self) -> bool:
         """One round, or the attempt; whether there may be another."""
@@ -211,15 +207,29 @@ class RawDevice:
                 return
 
     async def _ask(self, endpoint: str, body: bytes, kind: type) -> Response:
-        address = self.source.choice(self.servers)
-        client = self.clients.setdefault(address, Client(address))
-        answer = await client.post(endpoint, body)
-        self.was_repeat = client.sent_again
+        answer = await self._post(endpoint, body)
         if SAFE_MODE in answer:
             raise Refused("safe mode")
         if FINISHED in answer:
             raise JobOver
         return flat.decode(kind, answer)
+
+    async def _post(self, endpoint: str, body: bytes) -> bytes:
+        self.was_repeat = False
+        try:
+            return await self._connection().post(endpoint, body)
+        except TimeoutError as exc:
+            raise Broken(f"{endpoint}: no answer in time") from exc
+        except (OSError, EOFError):
+            self.was_repeat = True
+        try:
+            return await self._connection().post(endpoint, body)
+        except (OSError, EOFError) as exc:
+            raise Broken(f"{endpoint}: {exc!r}") from exc
+
+    def _connection(self) -> Connection:
+        address = self.source.choice(self.servers)
+        return self.connections.setdefault(address, Connection(address))
 
     def _expect_success(self, code: int, reason: str | None) -> None:
         if code == OUT_OF_TIME:

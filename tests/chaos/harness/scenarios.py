@@ -71,7 +71,7 @@ async def suffer(world: World, mix: Mapping[Kind, float], seconds: float, spacin
 
 async def servers_killed(world: World) -> None:
     """At any instant, and again at named points."""
-    await suffer(world, {Kind.KILL_SERVER: 1}, 22.0, 1.0)
+    await suffer(world, {Kind.KILL_SERVER: 1}, 22.0, 2.0)
 
 
 async def servers_killed_at_points(world: World) -> None:
@@ -146,6 +146,7 @@ async def everything_dies(world: World) -> None:
 async def rolling_restart(world: World) -> None:
     """Every process once, by SIGTERM, in a job of twenty rounds, which all succeed."""
     injector = Injector(world)
+    world.expected_down.add(world.devices.name)
     for server in world.servers:
         await world.rounds(4, 60.0)
         await injector.retire(server)

@@ -33,6 +33,9 @@ GRACE_MS = 2_000
 GAP_S = 0.5
 """Looks that are further apart than this were kept from Redis by a fault."""
 
+VOID_AFTER_LOSS = 5
+"""How many devices may hear late of an attempt that was lost with Redis."""
+
 KEPT_ROUNDS = 50
 """How many rounds back a device may still be told about."""
 
@@ -82,6 +85,8 @@ class Tally:
     round_ms: list[int] = field(default_factory=list)
     finish_ms: list[int] = field(default_factory=list)
     words: Counter[str] = field(default_factory=Counter)
+    stories: list[str] = field(default_factory=list)
+    """One per abandoned round."""
 
     def slowest(self) -> str:
         """How long rounds took, for a report."""
@@ -172,10 +177,14 @@ class Witness:
         self._first_seen_ms = 0
         self.fields: dict[str, str] = {}
         """The current round as last seen."""
+        self.claims: dict[str, str] = {}
+        self.counts = (0, 0)
+        """How many devices are in the current round's cohort, and how many are counted."""
         self.ref = ""
         self.tally = Tally()
         self.loss_is_expected = False
         """Redis may come back empty."""
+        self._void_left = 0
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -197,6 +206,7 @@ class Witness:
             async with self._redis.pipeline(transaction=True) as together:
                 together.hgetall(PREFIX + "round").hgetall(PREFIX + "models").time()
                 fields, models, time = await together.execute()
+            await self._count(fields.get("ref", ""))
             gap_s = 0.0 if self._last_look_s is None else now_s - self._last_look_s
             self.excuse(gap_s if gap_s > GAP_S else 0.0)
             self._last_look_s = now_s
@@ -208,6 +218,24 @@ class Witness:
             return False
         self._listen()
         return True
+
+    async def _count(self, ref: str) -> None:
+        """How full the round is, for whoever has to find out why it does not move."""
+        key = f"{PREFIX}round:{ref}:"
+        async with self._redis.pipeline(transaction=True) as together:
+            together.hgetall(key + "claims").hlen(key + "cohort").hlen(key + "reports")
+            self.claims, *counts = await together.execute()
+        self.counts = (counts[0], counts[1])
+
+    def story(self) -> str:
+        """The current round in a few words."""
+        holders = Counter(text.rpartition(" ")[0] for text in self.claims.values())
+        claims = ", ".join(f"{count} by {member}" for member, count in holders.items())
+        cohort, reports = self.counts
+        return (
+            f"round {self.ref} {self.fields.get('phase')}: {cohort} admitted, {reports} counted,"
+            f" claims: {claims or 'none'}"
+        )
 
     async def _see(self, fields: dict[str, str], models: dict[str, str], now_ms: int) -> None:
         ref = fields["ref"]
@@ -241,6 +269,7 @@ class Witness:
         void = self._told.pop(number_of(ref), [])
         self.tally.acknowledged -= sum(line.word is Word.ACKNOWLEDGED for line in void)
         self.ref, self.loss_is_expected = ref, False
+        self._void_left = VOID_AFTER_LOSS
 
     def _note_times(self, fields: Mapping[str, str], now_ms: int) -> None:
         """How long the round took that was current at the last look."""
@@ -261,7 +290,7 @@ class Witness:
         until += GRACE_MS + self._excused_ms - self._excused_at_ref
         if now_ms > until:
             self.tally.stuck += 1
-            raise Violation("no round is stuck", f"{now_ms - until} ms beyond its time: {fields}")
+            raise Violation("no round is stuck", f"{now_ms - until} ms late: {self.story()}")
 
     # -- one finished round --------------------------------------------------------------
 
@@ -281,6 +310,8 @@ class Witness:
         for device in counted:
             if cohort.get(device, "").split(" ")[0] != str(job.data_size(device)):
                 raise Violation("counted once", f"round {ref}: {device} counts, not admitted")
+        if len(counted) < int(self.fields["report_goal"]):
+            self._mourn(ref, cohort, counted)
         is_committed = len(counted) >= int(self.fields["report_goal"])
         values = self._base
         if is_committed:
@@ -291,6 +322,15 @@ class Witness:
         self._check_files(ref, values, is_committed=is_committed)
         self._base = values
         self._note(number, Finished(ref, counted, record["sha256"], is_committed))
+
+    def _mourn(self, ref: str, cohort: Mapping[str, str], counted: Mapping[str, Counted]) -> None:
+        """Remember how an abandoned round went; legacy devices cannot come back into a round."""
+        missing = cohort.keys() - counted.keys()
+        raw = sum(map(job.is_raw, missing))
+        self.tally.stories.append(
+            f"round {ref} abandoned: {len(cohort)} admitted, {len(counted)} counted,"
+            f" missing {raw} raw and {len(missing) - raw} of the SDK"
+        )
 
     def _check_sums(self, ref: str, stored: Sequence[int], due: Expected) -> None:
         try:
@@ -360,6 +400,11 @@ class Witness:
         try:
             check_told(finished.ref, line, finished.counted)
         except Violation as found:
+            if attempt_of(finished.ref) > 1 and self._void_left:
+                # Said of the attempt that was lost, and heard late.
+                self._void_left -= 1
+                self.tally.acknowledged -= line.word is Word.ACKNOWLEDGED
+                return
             self.tally.lost += found.invariant == "lost"
             raise
 

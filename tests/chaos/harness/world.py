@@ -130,6 +130,7 @@ class World:
     def __post_init__(self) -> None:
         self.source = random.Random(self.seed)
         self._orders = asyncio.Lock()
+        self._asking: set[asyncio.Task[None]] = set()
         self.admin = redis_asyncio.Redis(
             port=self.ports.redis, socket_timeout=2.0, decode_responses=True
         )
@@ -254,10 +255,16 @@ class World:
 
     async def order(self, routes: Sequence[str], **order: object) -> None:
         """Tell the proxies what to do, and hear what they have done."""
+        line = json.dumps({"routes": list(routes), **order}).encode() + b"\n"
+        # A question whose asker is cancelled has to be answered before the next one.
+        task = asyncio.create_task(self._ask_proxy(line))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        await asyncio.shield(task)
+
+    async def _ask_proxy(self, line: bytes) -> None:
         async with self._orders:
-            line = json.dumps({"routes": list(routes), **order}).encode() + b"\n"
-            reply = await asyncio.to_thread(self._talk, line)
-            self.troubles = Counter(json.loads(reply))
+            self.troubles = Counter(json.loads(await asyncio.to_thread(self._talk, line)))
 
     def _talk(self, line: bytes) -> bytes:
         child = self.proxy.child

@@ -73,7 +73,8 @@ def test_a_script_hands_back_what_it_does_not_know() -> None:
 
 def test_every_command_is_parsed_and_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in options.COMMANDS:
-        extra = {"device": ["m:f", "--server=http://x", "--data_size=1"]}.get(name, [])
+        needed = {"device": ["m:f", "--server=http://x", "--data_size=1"], "scalein": ["a"]}
+        extra = needed.get(name, [])
         assert options.parse([name, *extra]).command == name
 
     with pytest.raises(SystemExit):

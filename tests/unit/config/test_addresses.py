@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redis.connection import parse_url
 
@@ -126,6 +128,15 @@ CACHES = [
     ("unix://u:p@/run/r.sock", "unix:/run/r.sock", "unix://u:p@/run/r.sock?db=0"),
 ]
 
+SENTINELS = [
+    ("sentinel://a:1,b:2/main", "sentinel://a:1,b:2/main", "sentinel://a:1,b:2/main/0"),
+    ("sentinel://a/main", "sentinel://a:26379/main", "sentinel://a:26379/main/0"),
+    ("sentinel://[::1],b/m.x_y-1", "sentinel://[::1]:26379,b:26379/m.x_y-1", None),
+    ("sentinel://a:1/main/3", "sentinel://a:1/main/3", "sentinel://a:1/main/3"),
+    ("sentinel://u:p,@q@a:1,b:2/main", "sentinel://a:1,b:2/main", None),
+    ("sentinel://:p%2F@a:1/main", "sentinel://a:1/main", "sentinel://:p%2F@a:1/main/0"),
+]
+
 
 @pytest.mark.parametrize(("text", "shown", "url"), CACHES)
 def test_a_cache_address_is_shown_without_its_login_and_connected_with_it(text, shown, url):
@@ -150,6 +161,26 @@ def test_a_redis_client_reads_the_url_as_it_was_meant(text, shown, url):
         assert (options["host"], options["port"]) == (address.host, address.port)
 
 
+@pytest.mark.parametrize(("text", "shown", "url"), SENTINELS)
+def test_sentinels_are_shown_without_the_login_and_their_url_says_all(text, shown, url):
+    address = parse_cache_address(text)
+
+    assert address.kind is CacheKind.SENTINEL
+    assert str(address) == shown
+    assert url is None or address.secret_url() == url
+    assert parse_cache_address(address.secret_url()) == address
+    assert parse_cache_address(shown) == replace(address, username="", password="")
+
+
+def test_the_parts_of_an_address_of_sentinels():
+    address = parse_cache_address("sentinel://u:p%40,@[::1],b:2/main/4")
+
+    assert address.sentinels == (Address("::1", 26379), Address("b", 2))
+    assert (address.service, address.database) == ("main", 4)
+    assert (address.username, address.password) == ("u", "p@,")
+    assert "p@," not in repr(address) + str(address)
+
+
 def test_an_embedded_cache_has_no_url():
     address = parse_cache_address("embedded")
 
@@ -172,6 +203,16 @@ CACHE_REFUSED = [
     ("redis://u:p/q@cache", "written %2F"),
     ("http://cache:80", "http:// is not known"),
     ("u:p@cache:80", "redis://user:password@host:port"),
+    ("sentinel://", "hosts are missing"),
+    ("sentinel://u:p@/main", "hosts are missing"),
+    ("sentinel://a:1", "name by which the Sentinels know"),
+    ("sentinel://a:1/", "name by which the Sentinels know"),
+    ("sentinel://a:1/my main", "name by which the Sentinels know"),
+    ("sentinel://a:1,/main", "host"),
+    ("sentinel://a:x/main", "not a number"),
+    ("sentinel://a:1/main/x", "database"),
+    ("sentinel://a:1/main?x=1", "options"),
+    ("sentinel://u:p/q@a:1/main", "written %2F"),
     ("unix:", "path of the socket is missing"),
     ("unix://", "absolute path"),
     ("unix://host/run/r.sock", "absolute path"),

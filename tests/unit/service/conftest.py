@@ -132,6 +132,8 @@ class Interposed:
         self.is_away = False
         self.weather: Weather | None = None
         """Does all calls instead, when there is one: it is given each call's name and the call."""
+        self.answers: dict[str, deque[Any]] = defaultdict(deque)
+        """What calls that were held afterwards answer instead, in order."""
         self._before: dict[str, deque[Exception | Held | None]] = defaultdict(deque)
         self._after: dict[str, deque[Exception | Held | None]] = defaultdict(deque)
 
@@ -171,7 +173,7 @@ class Interposed:
             await self._meet(self._before[method])
             answer = await real(*args, **kwargs)
             await self._meet(self._after[method])
-            return answer
+            return self.answers[method].popleft() if self.answers[method] else answer
 
         return call
 

@@ -165,10 +165,10 @@ class TestAStoreThatIsAway:
             await asyncio.sleep(2.1)
             assert running.view.snapshot.ref.number == 2
 
-        told = [record.getMessage() for record in caplog.records if record.name.endswith("clock")]
-        assert [text.split(":")[0] for text in told] == [
-            "the store does not answer; waiting for it",
-            "the store answers again",
+        told = [r.getMessage() for r in caplog.records if r.name.endswith("store_watch")]
+        assert [text.partition(" (")[0].partition(",")[0] for text in told] == [
+            "Redis does not answer",
+            "Redis serves this process again",
         ]
 
     async def test_a_round_that_met_its_goal_is_finished_when_it_is_back(self, world):
@@ -238,11 +238,39 @@ class TestWhatElseBreaks:
     async def test_a_job_that_is_lost_is_built_again(self, job):
         member = await job.member()
         async with Running(member) as running:
-            member.rounds.fail_before("snapshot", fault=JobLost("no round"))
+            member.rounds.fail_before("snapshot", times=2, fault=JobLost("no round"))
             await asyncio.sleep(2.1)
 
             assert running.rebuilt == 1
             assert running.view.is_available
+
+    async def test_a_job_that_is_lost_is_built_by_one_loop_and_said_so_once(self, job, caplog):
+        member = await job.member()
+        async with Running(member) as running:
+            member.rounds.fail_before("snapshot", times=3, fault=JobLost("no round"))
+            running.words.say("waiting")
+            await asyncio.sleep(3.1)
+
+            assert running.rebuilt == 1
+            assert running.view.is_available
+        [lost, *_] = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert lost.startswith("Redis has lost what it held of this job (no round)")
+        assert caplog.text.count("Redis has lost") == 1
+        assert "Traceback" not in caplog.text
+
+    async def test_a_record_that_stays_damaged_is_told_once_and_closes_the_gate(self, job, caplog):
+        member = await job.member()
+        async with Running(member) as running:
+            fault = StoreCorrupt("the round's record is not one of ours")
+            member.rounds.fail_before("snapshot", times=20, fault=fault)
+            await asyncio.sleep(5)
+            assert not running.view.is_available
+            await asyncio.sleep(30)
+            assert running.view.is_available
+
+        told = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert len(told) == 1
+        assert told[0].startswith("What Redis holds of this job cannot be read: the round's record")
 
     @pytest.mark.parametrize("fault", [StoreCorrupt("no word of ours"), RuntimeError("a bug")])
     async def test_a_fault_or_a_bug_in_one_look_does_not_end_the_looking(self, job, fault):

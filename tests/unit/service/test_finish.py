@@ -110,6 +110,24 @@ async def test_the_partials_of_the_round_and_models_no_longer_kept_are_dropped(w
     assert sorted(world.job_store.kept) == [3, 4, 5]
 
 
+async def test_whoever_dies_after_publishing_leaves_no_model_behind_for_ever(world):
+    """Blobs of partials expire; those of models do not."""
+    await world.open(report_goal=1)
+    for number in range(1, 6):
+        member = await world.member(f"m{number}")
+        await world.admit("d1")
+        await member.collector.collect(world.arrival("d1"))
+        held = member.rounds.hold_after("publish")
+        dying = asyncio.create_task(member.finish())
+        await held.reached.wait()
+        dying.cancel()
+        await asyncio.wait((dying,))
+
+    kept = {record.blob for record in world.job_store.kept.values()}
+    assert sorted(world.job_store.kept) == [3, 4, 5]
+    assert {name for name in world.blob_store.names() if name.startswith("model")} == kept
+
+
 async def test_the_last_round_closes_the_job(world):
     await world.open(report_goal=1, rounds_total=2)
     member = await world.member()

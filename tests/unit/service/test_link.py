@@ -57,8 +57,14 @@ def a_member(name: str, **changes: Any) -> Member:
 
 async def a_wire() -> tuple[Connection, Connection]:
     """Two connected ends."""
-    ours, theirs = socket.socketpair()
-    return await asyncio.open_connection(sock=ours), await asyncio.open_connection(sock=theirs)
+    near, far = socket.socketpair()
+    ours = await asyncio.open_connection(sock=near)
+    try:
+        return ours, await asyncio.open_connection(sock=far)
+    except asyncio.CancelledError:
+        ours[1].transport.abort()
+        far.close()
+        raise
 
 
 def other_tasks() -> set[asyncio.Task[Any]]:
@@ -134,14 +140,14 @@ async def server() -> AsyncIterator[Server]:
 
 async def farewell(channel: Channel, within_s: float = 10.0) -> str:
     """What the other end says when it closes; pings meanwhile are not sent."""
-    try:
-        while True:
+    reason = None
+    while reason is None:
+        try:
             await channel.receive(within_s)
-    except Ended as ended:
-        assert ended.how is How.BYE
-        return ended.reason
-    finally:
-        await channel.close("")
+        except Ended as ended:
+            reason = ended.reason if ended.how is How.BYE else f"no goodbye, but {ended}"
+    await channel.close("")
+    return reason
 
 
 async def answer_to(channel: Channel, name: str, serial: int = 1) -> Answer:
@@ -191,7 +197,7 @@ async def test_a_server_that_is_no_member_yet_greets_nobody() -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (encode(Ping()), "a stranger does not send a ping here"),
+        (encode(Ping()), "a stranger sends no ping here"),
         (b"GET / HTTP/1.1\r\n\r\n", "expected a frame, which starts b'FL'; found b'GE'"),
         (encode(Bye("wrong number")), "wrong number"),
         (b"", "nothing was heard for 2 s"),
@@ -250,7 +256,7 @@ async def test_a_scheduler_sends_nothing_that_is_a_server_s(server: Server) -> N
 
     await channel.send(Answer(1))
 
-    assert await farewell(channel) == "a scheduler does not send a answer here"
+    assert await farewell(channel) == "a scheduler sends no answer here"
 
 
 async def test_a_scheduler_that_pings_stays_linked_and_one_that_is_silent_does_not(
@@ -268,11 +274,13 @@ async def test_a_scheduler_that_pings_stays_linked_and_one_that_is_silent_does_n
     await pinging.close("")
 
 
-async def test_a_scheduler_that_reads_nothing_is_let_go(server: Server) -> None:
+async def test_a_scheduler_that_reads_nothing_is_let_go(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     ours, theirs = await a_wire()
     server.end.accept(*theirs)
     ours[1].write(encode(Hello(ME, server.name)))
-    server.load = replace(server.load, cpu_percent=0.123456789)
     ours[1].transport.pause_reading()  # type: ignore[attr-defined]
 
     for _ in range(20_000):
@@ -282,6 +290,7 @@ async def test_a_scheduler_that_reads_nothing_is_let_go(server: Server) -> None:
         await asyncio.sleep(0.25)
 
     assert not server.end._links
+    assert f"the link to scheduler {ME} ended: nothing was taken for 1 s" in caplog.messages
     ours[1].transport.abort()
 
 
@@ -629,22 +638,22 @@ async def test_a_scheduler_links_to_every_server_and_hears_its_load(cluster: Clu
 
 
 async def test_a_link_without_trouble_stands_for_ever(linked: Cluster) -> None:
-    await asyncio.sleep(3600)
+    await asyncio.sleep(600)
 
     assert [place.dialled for place in linked.places.values()] == [1, 1]
     assert linked.deaths() == []
 
 
-async def test_a_server_that_joins_is_linked_within_a_second(linked: Cluster) -> None:
+async def test_a_server_that_joins_is_linked_within_half_a_second(linked: Cluster) -> None:
     linked.start("server-3")
 
-    assert await linked.wait_for(lambda: "server-3" in linked.keeper.loads()) <= 1.1
+    assert await linked.wait_for(lambda: "server-3" in linked.keeper.loads()) <= 0.6
 
 
 async def test_a_server_that_is_not_listed_any_more_is_let_go(linked: Cluster) -> None:
     del linked.members["server-1"]
 
-    await linked.wait_for(lambda: "server-1" not in linked.keeper.links(), 1.1)
+    await linked.wait_for(lambda: "server-1" not in linked.keeper.links(), 0.6)
 
     end = linked.place("server-1").end
     assert end is not None
@@ -660,14 +669,14 @@ async def test_word_of_a_death_makes_the_scheduler_look_at_once(linked: Cluster)
     assert await linked.wait_for(lambda: "server-1" not in linked.keeper.links()) < 0.05
 
 
-async def test_a_scheduler_without_events_looks_each_second(linked: Cluster) -> None:
+async def test_a_scheduler_without_events_looks_twice_a_second(linked: Cluster) -> None:
     linked.words.put_nowait(StoreUnavailable("SUBSCRIBE", "connection reset"))
     await asyncio.sleep(0.01)
     looks = linked.looks
 
     await asyncio.sleep(5.05)
 
-    assert 5 <= linked.looks - looks <= 7
+    assert 10 <= linked.looks - looks <= 11
 
 
 async def test_a_killed_process_of_this_host_is_declared_dead_at_once(linked: Cluster) -> None:

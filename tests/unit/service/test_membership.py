@@ -10,6 +10,7 @@ import pytest
 from fl_cluster.errors import StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.service.membership import Membership, Undertaker
+from fl_cluster.service.store_watch import StoreWatch
 from fl_cluster.store.member_port import Renewal
 
 LEASE_MS = 1_000
@@ -282,9 +283,63 @@ async def test_the_loop_outlives_a_store_that_is_away_and_says_so_once(
     loop.cancel()
     await asyncio.wait([loop])
 
-    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
-        "the lease cannot be renewed: renew: connection refused"
+    [told] = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert told.startswith("Redis does not answer (renew: connection refused). Start Redis")
+
+
+async def test_renewals_speak_of_the_store_and_hurry_while_it_is_not_well(
+    book: MemberBook, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a long lease they are rare, and whoever waits for the store should not wait for them."""
+    membership, watch = (
+        Membership(book, a_member("first"), lease_ms=600_000, new_id=lambda: "unused"),
+        StoreWatch(),
+    )
+    membership.report_to(watch)
+    await membership.join()
+    book.is_away = True
+    loop = asyncio.create_task(membership.run())
+    await asyncio.sleep(20)
+    assert str(watch.trouble) == "renew: connection refused"
+
+    book.is_away = False
+    await asyncio.sleep(0.6)
+
+    assert watch.trouble is None
+    loop.cancel()
+    await asyncio.wait([loop])
+    assert [r.levelno for r in caplog.records if r.levelno > logging.INFO] == [
+        logging.ERROR,
+        logging.WARNING,
     ]
+
+
+async def test_a_renewal_without_an_answer_is_a_store_that_is_not_well(
+    book: MemberBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership, watch = a_membership(book, "first"), StoreWatch()
+    membership.report_to(watch)
+    await membership.join()
+    answer = asyncio.Event()
+    renew = book.renew
+
+    async def hang(member_id: str, lease_ms: int) -> Renewal:
+        await answer.wait()
+        return await renew(member_id, lease_ms)
+
+    monkeypatch.setattr(book, "renew", hang)
+    loop = asyncio.create_task(membership.run())
+    await asyncio.sleep(2.9)
+    assert watch.trouble is None
+    await asyncio.sleep(0.2)
+    assert str(watch.trouble) == "renew: no answer for 3 s"
+
+    answer.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert watch.trouble is None
+    loop.cancel()
+    await asyncio.wait([loop])
 
 
 async def until(condition: Callable[[], bool]) -> None:

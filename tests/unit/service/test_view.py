@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 
 from fl_cluster.aggregate.layout import Tensor
 from fl_cluster.errors import JobLost, StoreCorrupt, StoreUnavailable
-from fl_cluster.rounds.phases import Reason
+from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.service.view import JobView
 from fl_cluster.store.ports import Offer
+
+PARAMETERS = json.dumps(
+    {
+        "fl_iteration_num": 5,
+        "start_fl_job_threshold": 1,
+        "update_model_ratio": 1.0,
+        "start_fl_job_time_window": 1_000,
+        "update_model_time_window": 1_000,
+        "global_iteration_time_window": 1_000,
+        "client_epoch_num": 1,
+        "client_batch_size": 1,
+        "client_learning_rate": 0.5,
+        "upload_sparse_rate": 0.5,
+    }
+)
 
 
 async def abandon(job, member) -> None:
@@ -114,6 +131,26 @@ class TestRefresh:
 
         await member.view.refresh()
         assert member.view.base.model.digest == other.view.base.model.digest
+
+    @pytest.mark.parametrize("call", ["job", "models"])
+    async def test_a_look_into_which_a_new_run_falls_sees_the_new_run(self, world, call):
+        await world.open(report_goal=1)
+        ahead = await world.member("b")
+        await train(world, ahead)
+        view = JobView((await world.member()).stores)
+        held = world.members[-1].jobs.hold_before(call)
+        look = asyncio.create_task(view.refresh())
+        await held.reached.wait()
+
+        run = replace(world.job_store.record, instance="run-2", hyper_parameters=PARAMETERS)
+        await world.round_store.restart(run)
+        assert await ahead.finish()
+        held.go.set()
+        await look
+
+        assert view.snapshot.ref == RoundRef("run-2", 1)
+        assert view.job == run
+        assert view.base.record == world.job_store.kept[0]
 
     async def test_a_member_that_made_the_model_does_not_fetch_it(self, world):
         await world.open(report_goal=1)

@@ -1,0 +1,167 @@
+"""The job in numbers, as Prometheus reads them, taken at the moment somebody asks.
+
+What the store knows is read for each answer, so schedulers need not agree on anything and a
+new one starts with the truth.  While the store is away its figures are `NaN`: no figure is
+better than an old one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+
+from fl_cluster.api.explain import Fleet
+from fl_cluster.api.plain_http import Answer
+from fl_cluster.errors import FlClusterError
+from fl_cluster.lifecycle.membership import Member, MemberState, Role
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.store.member_port import MemberStore
+from fl_cluster.store.ports import Counts, JobRecord, Snapshot
+from fl_cluster.telemetry.metrics import CONTENT_TYPE, Registry
+
+PHASES = ("waiting", "selecting", "reporting", "aggregating", "abandoning", "closed")
+JOB_STATES = ("running", "disabled", "finished")
+ROLES = tuple(role.value for role in Role)
+STATES = tuple(state.value for state in MemberState)
+UNKNOWN = math.nan
+
+
+class RoundFigures(Protocol):
+    """Reads the current round."""
+
+    async def snapshot(self) -> Snapshot | None:
+        """The current round; None when the store has no job."""
+
+    async def counts(self, ref: RoundRef) -> Counts:
+        """How many devices are in the round, being folded, and counted."""
+
+
+class JobFigures(Protocol):
+    """Reads the current run."""
+
+    async def job(self) -> JobRecord | None:
+        """The run's record; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the store knew when it was asked."""
+
+    snapshot: Snapshot | None
+    counts: Counts
+    rounds_total: int
+    members: Sequence[Member]
+
+
+class Figures:
+    """The figures of one job."""
+
+    def __init__(
+        self, rounds: RoundFigures, jobs: JobFigures, members: MemberStore, fleet: Fleet
+    ) -> None:
+        self._rounds = rounds
+        self._jobs = jobs
+        self._members_known = members
+        self._fleet = fleet
+        registry = self._registry = Registry()
+        gauge, gauges = registry.gauge, registry.gauges
+        self._store = gauge("fl_cluster_store_up", "Whether Redis answers.")
+        self._number = gauge("fl_cluster_round_number", "The current round.")
+        self._total = gauge("fl_cluster_rounds_planned", "How many rounds the run has.")
+        self._phase = gauges(
+            "fl_cluster_round_phase", "1 for the phase of the current round.", {"phase": PHASES}
+        )
+        self._state = gauges(
+            "fl_cluster_job_state", "1 for the state of the job.", {"state": JOB_STATES}
+        )
+        self._cohort = gauge("fl_cluster_cohort_devices", "Devices admitted to the round.")
+        self._size = gauge("fl_cluster_cohort_size", "How many devices the round admits.")
+        self._claims = gauge("fl_cluster_claimed_updates", "Updates that are being stored.")
+        self._reports = gauge("fl_cluster_counted_updates", "Updates counted in the round.")
+        self._goal = gauge("fl_cluster_report_goal", "How many updates end the round.")
+        self._deadline = gauge(
+            "fl_cluster_round_deadline_seconds",
+            "When time ends the round, in seconds since the epoch; NaN while no window runs.",
+        )
+        self._failures = gauge(
+            "fl_cluster_rounds_abandoned_in_a_row",
+            "Rounds abandoned one after the other, since that was last told as an event.",
+        )
+        self._members = gauges(
+            "fl_cluster_members", "Live processes.", {"role": ROLES, "state": STATES}
+        )
+        self._linked = gauge("fl_cluster_linked_servers", "Servers this scheduler has a link to.")
+        self._requests = gauge(
+            "fl_cluster_requests_per_second", "Requests of devices, over all linked servers."
+        )
+        self._uploads = gauge(
+            "fl_cluster_accepted_updates_per_second", "Counted updates, over all linked servers."
+        )
+        self._in_flight = gauge(
+            "fl_cluster_bytes_in_flight", "Bodies in memory, over all linked servers."
+        )
+        self._resident = gauge(
+            "fl_cluster_resident_bytes", "Memory of the processes, over all linked servers."
+        )
+
+    async def answer(self, _request: web.BaseRequest) -> web.StreamResponse:
+        """The figures as of now; `fl_cluster_store_up` is 0 when only those of the links are."""
+        try:
+            seen = await self._look()
+        except FlClusterError:
+            seen = None
+        self._store.set(0 if seen is None else 1)
+        self._show_round(seen)
+        self._show_job(seen)
+        self._show_loads()
+        text = self._registry.expose().encode()
+        return Answer(text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _look(self) -> _Seen:
+        snapshot, job = await self._rounds.snapshot(), await self._jobs.job()
+        counts = Counts(0, 0, 0)
+        if snapshot is not None:
+            counts = await self._rounds.counts(snapshot.ref)
+        total = job.rounds_total if job is not None else 0
+        return _Seen(snapshot, counts, total, await self._members_known.live())
+
+    def _show_round(self, seen: _Seen | None) -> None:
+        snapshot = seen.snapshot if seen is not None else None
+        counts = seen.counts if seen is not None and snapshot is not None else None
+        for phase in PHASES:
+            is_it = float(snapshot.phase == phase) if snapshot is not None else UNKNOWN
+            self._phase.labelled(phase=phase).set(is_it)
+        deadline = snapshot.deadline if snapshot is not None else None
+        self._deadline.set(UNKNOWN if deadline is None else deadline / 1000)
+        self._number.set(UNKNOWN if snapshot is None else snapshot.ref.number)
+        self._size.set(UNKNOWN if snapshot is None else snapshot.plan.cohort_size)
+        self._goal.set(UNKNOWN if snapshot is None else snapshot.plan.report_goal)
+        self._failures.set(UNKNOWN if snapshot is None else snapshot.failures_in_a_row)
+        self._cohort.set(UNKNOWN if counts is None else counts.cohort)
+        self._claims.set(UNKNOWN if counts is None else counts.claims)
+        self._reports.set(UNKNOWN if counts is None else counts.reports)
+
+    def _show_job(self, seen: _Seen | None) -> None:
+        snapshot = seen.snapshot if seen is not None else None
+        for state in JOB_STATES:
+            is_it = float(snapshot.job_state == state) if snapshot is not None else UNKNOWN
+            self._state.labelled(state=state).set(is_it)
+        self._total.set(UNKNOWN if seen is None or snapshot is None else seen.rounds_total)
+        for role in ROLES:
+            for state in STATES:
+                count = UNKNOWN
+                if seen is not None:
+                    count = sum(m.role == role and m.state == state for m in seen.members)
+                self._members.labelled(role=role, state=state).set(count)
+
+    def _show_loads(self) -> None:
+        loads = self._fleet.loads().values()
+        self._linked.set(len(loads))
+        self._requests.set(sum(load.requests_per_s for load in loads))
+        self._uploads.set(sum(load.uploads_per_s for load in loads))
+        self._in_flight.set(sum(load.bytes_in_flight for load in loads))
+        self._resident.set(sum(load.resident_bytes for load in loads))
