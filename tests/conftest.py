@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -137,7 +138,9 @@ class RedisProcess:
             self._process = subprocess.Popen(
                 [self._command[0], *arguments], stdout=log, stderr=subprocess.STDOUT
             )
-        ready = self.answers if answers is None else answers
+        self.wait_until(self.answers if answers is None else answers)
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
         poll_until(ready, "redis-server answers", timeout_s=START_S, story=self.log())
 
     def log(self) -> str:
@@ -172,6 +175,13 @@ class RedisProcess:
     def remove(self) -> None:
         self.kill()
         shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope="session")
+def run_redis(redis_program: str) -> Callable[..., RedisProcess]:
+    """Starts a Redis with the given options, for fixtures that live longer than a test; whoever
+    calls it calls `remove` of what it gives."""
+    return partial(RedisProcess, redis_program)
 
 
 @pytest.fixture

@@ -92,12 +92,11 @@ class Claims:
     async def give_up(self, ref: RoundRef, member: str, devices: Sequence[str]) -> None:
         """Release claims; returns when the store has heard of it, however long that takes."""
 
-        def note(fault: StoreUnavailable, pause_s: float) -> None:
+        def note(fault: StoreUnavailable) -> None:
             logger.info(
-                "round %s: claims of %d devices are not given up yet, asking again in %.2f s: %s",
+                "round %s: claims of %d devices are not given up yet, asking until they are: %s",
                 ref,
                 len(devices),
-                pause_s,
                 fault,
             )
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 
 from fl_cluster.errors import FlClusterError
 from fl_cluster.rounds.phases import RoundRef
@@ -85,9 +86,13 @@ class Deliveries:
                 await asyncio.sleep(GATHER_S)
                 untold, self._untold = self._untold, defaultdict(list)
                 for ref, devices in untold.items():
-                    await self._rounds.note_answered(ref, devices)
-        except FlClusterError as exc:
-            # A repeat that reaches another member gets its answer twice, and nothing is lost.
-            logger.info("the store was not told of %d answers: %s", len(self._untold), exc)
+                    await self._tell_of(ref, devices)
         finally:
             self._worker = None
+
+    async def _tell_of(self, ref: RoundRef, devices: Sequence[str]) -> None:
+        try:
+            await self._rounds.note_answered(ref, devices)
+        except FlClusterError as exc:
+            # A repeat that reaches another member gets its answer twice, and nothing is lost.
+            logger.info("the store was not told of %d answers: %s", len(devices), exc)

@@ -23,6 +23,11 @@ OVERDUE_MS = 2_000
 IDLE_MS = 5_000
 """How long after the goal was met somebody should have begun to aggregate."""
 
+LONG_MS = 30_000
+"""Longer than the largest model takes to aggregate."""
+
+FAILS_AT_IT = "see the servers' logs: one that failed at it leaves it to the others for a while"
+
 
 def explain(facts: Facts) -> Explanation:
     """What keeps the job from moving now."""
@@ -143,6 +148,7 @@ def _explain_ending(facts: Facts, snapshot: Snapshot) -> Explanation:
             need=goal,
             then="the new model is published; if this server does not renew its lease until "
             "then, another takes over",
+            change=FAILS_AT_IT if _takes_long(facts, snapshot, LONG_MS) else "",
         )
     else:
         found = Explanation(
@@ -160,7 +166,6 @@ def _explain_idle(facts: Facts, snapshot: Snapshot, work: str) -> Explanation:
     met = f"The updates of round {number} are complete"
     if snapshot.phase == "abandoning":
         met = f"Round {number} was abandoned ({_why(snapshot.reason)})"
-    is_late = snapshot.ended_at is not None and facts.at - snapshot.ended_at > IDLE_MS
     cause = Cause.RESTARTING if snapshot.successor else Cause.AGGREGATION_TO_BEGIN
     return Explanation(
         cause=cause,
@@ -168,10 +173,12 @@ def _explain_idle(facts: Facts, snapshot: Snapshot, work: str) -> Explanation:
         waiting_for="aggregation",
         since=snapshot.ended_at,
         then=_after(snapshot),
-        change="see the servers' logs: one that failed at it leaves it to the others for a while"
-        if is_late
-        else "",
+        change=FAILS_AT_IT if _takes_long(facts, snapshot, IDLE_MS) else "",
     )
+
+
+def _takes_long(facts: Facts, snapshot: Snapshot, allowed_ms: int) -> bool:
+    return snapshot.ended_at is not None and facts.at - snapshot.ended_at > allowed_ms
 
 
 def _after(snapshot: Snapshot) -> str:

@@ -236,12 +236,11 @@ class Ledger:
             return None
         return ReportOutcome(Verdict.ACCEPTED, positions)
 
-    def _note(self, fault: StoreUnavailable, pause_s: float) -> None:
+    def _note(self, fault: StoreUnavailable) -> None:
         logger.warning(
-            "round %s: commit of %d updates is not confirmed, asking again in %.2f s: %s",
+            "round %s: commit of %d updates is not confirmed, asking until it is: %s",
             self.ref,
             len(self._under_way),
-            pause_s,
             fault,
         )
 

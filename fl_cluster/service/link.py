@@ -141,15 +141,26 @@ class Channel:
 
 
 async def until_ended(*parts: Coroutine[Any, Any, NoReturn]) -> Ended:
-    """Run all that is to be done on a link until one finds that it ended, and why."""
+    """Do all that is to be done on a link until one part finds that it ended: why it did.
+
+    Not a TaskGroup: Python 3.11's forgets that its caller was cancelled when a part fails at
+    the same moment, and the loop around this would never end.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
     try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(part)
-    except* Ended as ends:
-        found = ends.exceptions[0]
-    assert isinstance(found, Ended)
-    return found
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        faults = [task.exception() for task in tasks if not task.cancelled()]
+    for fault in faults:
+        if not isinstance(fault, Ended):
+            assert fault is not None, "no part ends by itself"
+            raise fault
+    ended = faults[0]
+    assert isinstance(ended, Ended)
+    return ended
 
 
 def not_expected(sender: str, frame: Frame) -> NoReturn:

@@ -15,12 +15,12 @@ PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 async def until_known(
-    ask: Callable[[int], Awaitable[Answer]], note: Callable[[StoreUnavailable, float], None]
+    ask: Callable[[int], Awaitable[Answer]], note: Callable[[StoreUnavailable], None]
 ) -> Answer:
     """The answer, however long the store is away.
 
-    `ask` is told how often it was asked before; `note` hears of each fault, and how long the
-    pause after it is.  Any fault but `StoreUnavailable` ends it.
+    `ask` is told how often it was asked before; `note` hears of the first fault, and of none
+    that repeats it.  Any fault but `StoreUnavailable` ends it.
     """
     attempt = 0
     while True:
@@ -29,5 +29,6 @@ async def until_known(
         except StoreUnavailable as exc:
             pause = PAUSES_S[min(attempt, len(PAUSES_S) - 1)]
             attempt += 1
-            note(exc, pause)
+            if attempt == 1:
+                note(exc)
             await asyncio.sleep(pause)

@@ -49,12 +49,9 @@ class StoreWatch:
         if not self._told:
             self._since_s = asyncio.get_running_loop().time()
         self._told.add(found.cause)
-        logger.error(
-            "%s", " ".join(map(_sentence, (found.sentence, found.change, found.then))).strip()
-        )
+        clauses = filter(None, (found.sentence, found.change, found.then))
+        logger.error("%s", " ".join(map(_sentence, clauses)))
 
 
 def _sentence(clause: str) -> str:
-    if not clause:
-        return ""
     return f"{clause[0].upper()}{clause[1:].rstrip('.')}."

@@ -182,6 +182,7 @@ class Desk:
     outcomes: list[Any] = field(default_factory=list)
     kept: list[Body] = field(default_factory=list)
     """Bodies that were read and are not let go yet."""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @contextlib.asynccontextmanager
     async def peer(self) -> AsyncIterator[Any]:
@@ -195,9 +196,15 @@ class Desk:
                 await writer.wait_closed()
 
     async def outcome(self, count: int = 1) -> Any:
-        while len(self.outcomes) < count:
-            await asyncio.sleep(0.001)
+        """The newest one, once there are so many."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.outcomes) >= count)
         return self.outcomes[-1]
+
+    async def note(self, outcome: Any) -> None:
+        self.outcomes.append(outcome)
+        async with self.changed:
+            self.changed.notify_all()
 
 
 @contextlib.asynccontextmanager
@@ -206,10 +213,10 @@ async def reading(reader: BodyReader) -> AsyncIterator[Desk]:
         try:
             body = await reader.read(request)
         except (TooLarge, TooBusy, Truncated, web.RequestPayloadError, ConnectionError) as exc:
-            desk.outcomes.append(exc)
+            await desk.note(exc)
             raise ConnectionResetError from exc
-        desk.outcomes.append(bytes(body.data))
         desk.kept.append(body)
+        await desk.note(bytes(body.data))
         return plain_http.Answer(b"read")
 
     def broken(*_: object) -> web.StreamResponse:
@@ -314,14 +321,13 @@ async def test_no_body_is_an_empty_one_and_takes_nothing() -> None:
 
 
 @pytest.mark.parametrize("start", [head(100) + b"half", CHUNKED + b"64\r\nhalf"])
-async def test_a_body_that_breaks_off_gives_its_share_back(start: bytes) -> None:
+async def test_a_body_that_breaks_off_gives_its_share_back(start: bytes, until: Any) -> None:
     budget = ByteBudget(10_000)
     async with reading(BodyReader(1_000, budget)) as desk:
         async with desk.peer() as peer:
             peer.write(start)
             await peer.drain()
-            while not budget.used:
-                await asyncio.sleep(0.001)
+            await until(lambda: budget.used)
 
         assert isinstance(await desk.outcome(), Exception)
         assert budget.used == 0
@@ -338,13 +344,12 @@ async def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch: pytest.Monk
     assert budget.used == 0
 
 
-async def test_a_body_is_not_read_before_its_share_is_free() -> None:
+async def test_a_body_is_not_read_before_its_share_is_free(until: Any) -> None:
     budget = ByteBudget(1_000)
     held = await budget.take(1_000, 1)
     async with reading(BodyReader(1_000, budget, timeout_s=5)) as desk, desk.peer() as peer:
         peer.write(head(10) + b"0123456789")
-        while not budget._queue:
-            await asyncio.sleep(0.001)
+        await until(lambda: budget._queue)
         assert desk.outcomes == []
 
         held()

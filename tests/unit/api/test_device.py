@@ -23,6 +23,10 @@ OVER = "The server's training job is disabled or finished."
 EMPTY = b'{"code":"1","error_message":"Get post message failed"}'
 PACKED = "Content-Type: application/msgpack"
 NAMES = ["startFLJob", "updateModel", "getModel"]
+OTHER_PATHS = [
+    *("exchangeKeys", "getKeys", "shareSecrets", "getSecrets", "getClientList", "pushListSign"),
+    *("getListSign", "reconstructSecrets", "getResult", "state", "queryInstance", ""),
+]
 
 MALFORMED = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\nDate: D\r\n"
@@ -167,7 +171,9 @@ async def test_the_type_of_the_body_chooses_the_encoding_and_nothing_else_does(
     codec: Any = packed if is_native else flat
     body = codec.encode(messages.RequestGetModel(iteration=0))
 
-    reply = await member.ask(http_post("/getModel", body, *([f"Content-Type: {kind}"] if kind else [])))
+    headers = [f"Content-Type: {kind}"] if kind else []
+
+    reply = await member.ask(http_post("/getModel", body, *headers))
 
     answer = codec.decode(messages.ResponseGetModel, reply.body)
     assert (reply.status, answer.retcode) == (200, 200)
@@ -217,11 +223,7 @@ async def test_a_trailing_slash_is_another_path_and_a_query_is_none(
     assert with_query.status == 200
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["exchangeKeys", "getKeys", "shareSecrets", "getSecrets", "getClientList", "pushListSign"]
-    + ["getListSign", "reconstructSecrets", "getResult", "state", "queryInstance", ""],
-)
+@pytest.mark.parametrize("name", OTHER_PATHS)
 async def test_paths_that_this_job_does_not_need_do_not_exist(
     member: Any, http_post: Any, name: str
 ) -> None:
@@ -240,9 +242,7 @@ async def test_the_method_is_not_looked_at(member: Any, http_post: Any, method: 
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "PATCH", "TRACE"])
-async def test_other_methods_are_not_implemented(
-    member: Any, http_post: Any, method: str
-) -> None:
+async def test_other_methods_are_not_implemented(member: Any, http_post: Any, method: str) -> None:
     async with member.line() as line:
         line.send(http_post("/startFLJob", b"", method=method))
         reply = await line.receive()
@@ -326,7 +326,9 @@ async def test_a_header_of_128_kib_is_no_hindrance(member: Any, http_post: Any) 
 @pytest.mark.parametrize("length", ["-1", "five", "1e3", "0x10", "+5"])
 async def test_a_length_that_is_no_number_is_malformed(member: Any, length: str) -> None:
     async with member.line() as line:
-        line.send(f"POST /getModel HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+        line.send(
+            f"POST /getModel HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+        )
         reply = await line.receive()
         assert await line.is_over()
 

@@ -93,9 +93,7 @@ def test_every_answer_that_lets_a_device_come_back_says_when(
         assert int(text) > now_ms() + CLOCK_MARGIN_MS - 500
 
 
-def test_an_answer_about_the_form_of_a_request_has_no_time(
-    replies: Replies, snapshot: Any
-) -> None:
+def test_an_answer_about_the_form_of_a_request_has_no_time(replies: Replies, snapshot: Any) -> None:
     for refusal in (refusals.REPORT_SCHEMA, refusals.REPORT_FIELDS):
         assert replies.refuse_report(FLAT, refusal, snapshot).next_req_time == ""
     unfit = replies.refuse_report(FLAT, refusals.UNFIT, snapshot)
@@ -182,7 +180,12 @@ async def test_the_plan_is_that_of_the_job_not_of_the_members_own_file(
 # -- tensors -----------------------------------------------------------------------------
 
 LAYOUT = Layout(
-    [Tensor("b", (2,)), Tensor("B", (1, 2)), Tensor("step", (), is_aggregated=False), Tensor("a", ())]
+    [
+        Tensor("b", (2,)),
+        Tensor("B", (1, 2)),
+        Tensor("step", (), is_aggregated=False),
+        Tensor("a", ()),
+    ]
 )
 MODEL = Model(LAYOUT, np.arange(LAYOUT.size, dtype=np.float32))
 
@@ -218,9 +221,7 @@ def test_a_counted_update_is_proved_in_msgpack_and_told_in_flatbuffers(
 ) -> None:
     receipt = Receipt(3, "ab" * 32, 5)
 
-    native = packed.decode(
-        messages.ResponseUpdateModel, replies.count(PACKED, snapshot, receipt)
-    )
+    native = packed.decode(messages.ResponseUpdateModel, replies.count(PACKED, snapshot, receipt))
     other = flat.decode(messages.ResponseUpdateModel, replies.count(FLAT, snapshot, receipt))
 
     assert native.receipt == messages.Receipt(round=3, digest="ab" * 32, position=5)
@@ -234,9 +235,7 @@ async def test_a_models_answer_says_the_number_that_was_asked_for(
     async def load() -> Any:
         return member.view.base
 
-    negative = flat.decode(
-        messages.ResponseGetModel, await replies.hand_out(FLAT, -3, 0, load)
-    )
+    negative = flat.decode(messages.ResponseGetModel, await replies.hand_out(FLAT, -3, 0, load))
 
     assert negative.reason == f"Get model for iteration {2**64 - 3}"
 

@@ -58,9 +58,10 @@ async def test_a_delivery_that_the_store_hears_of_a_little_later_is_waited_for(
     job, deliveries, others
 ):
     other, link = others
+    first_look = link.hold_after("was_answered")
     looked = asyncio.create_task(other.was_told(job.first, "d1"))
-    while not link.calls["was_answered"]:
-        await asyncio.sleep(0)
+    await first_look.reached.wait()
+    first_look.go.set()
 
     await deliver(deliveries, job.first, "d1")
 
@@ -103,9 +104,8 @@ async def test_an_answer_that_does_not_leave_is_not_waited_for_for_ever(
 
 
 async def test_the_end_of_an_earlier_answer_is_not_taken_for_that_of_a_later_one(job, deliveries):
-    first = deliveries.begin(job.first, "d1")
-    deliveries.begin(job.first, "d1")
-    del first
+    for _ in range(2):
+        deliveries.begin(job.first, "d1")
     deliveries.end(job.first, "d1", is_delivered=False)
     asked = asyncio.create_task(deliveries.was_told(job.first, "d1"))
     await asyncio.sleep(0)
@@ -162,10 +162,8 @@ async def test_what_is_delivered_while_telling_fails_is_told_afterwards(job, mem
     await deliver(deliveries, job.first, "d1")
     await held.reached.wait()
     await deliver(deliveries, job.first, "d2")
-    member.rounds.is_away = True
-    held.go.set()
     member.rounds.fail_after("note_answered")
-    member.rounds.is_away = False
+    held.go.set()
 
     await deliveries.flush()
 

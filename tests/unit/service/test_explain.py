@@ -14,7 +14,7 @@ from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis, RoundPlan
-from fl_cluster.service.explain import IDLE_MS, OVERDUE_MS, WHY, explain
+from fl_cluster.service.explain import IDLE_MS, LONG_MS, OVERDUE_MS, WHY, explain
 from fl_cluster.service.explanation import Cause, Explanation, Facts
 from fl_cluster.store.memory import MemoryJobStore, MemoryRoundStore
 from fl_cluster.store.ports import (
@@ -440,6 +440,15 @@ class TestEnding:
         assert found.sentence == "Server server-1 aggregates the 3 updates of round 7."
         assert (found.since, found.until) == (T0 + 5_000, T0 + 8_500)
         assert found.change == ""
+
+    async def test_an_aggregation_that_takes_too_long_has_gone_wrong_again_and_again(self, stage):
+        await aggregating(stage)
+        await stage.lease(at=5_500, lease_ms=60_000)
+
+        found = await stage.ask(at=5_001 + LONG_MS)
+
+        assert found.cause is Cause.AGGREGATING
+        assert "logs" in found.change
 
     async def test_a_server_that_took_over_is_silent(self, stage):
         await aggregating(stage)

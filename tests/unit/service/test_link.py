@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,7 +20,7 @@ from fl_cluster.app.identity import this_process
 from fl_cluster.errors import StartupError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, Role
 from fl_cluster.service import link as link_module
-from fl_cluster.service.link import Channel, Duties, Ended, How, LinkServer
+from fl_cluster.service.link import Channel, Duties, Ended, How, LinkServer, until_ended
 from fl_cluster.service.link_keeper import (
     Connection,
     LinkKeeper,
@@ -422,6 +422,26 @@ async def test_an_address_that_is_not_ours_is_one_sentence() -> None:
 async def test_what_is_no_address_is_not_connected_to(address: str) -> None:
     with pytest.raises(OSError, match="is no address"):
         await connect(address)
+
+
+async def test_whoever_is_cancelled_at_the_moment_its_link_ends_is_cancelled() -> None:
+    over = asyncio.Event()
+
+    async def hear() -> NoReturn:
+        await over.wait()
+        raise Ended(How.BYE, "this server stops")
+
+    async def ping() -> NoReturn:
+        await asyncio.sleep(3600)
+        raise Ended(How.SILENT, "nobody listened")
+
+    task = asyncio.create_task(until_ended(hear(), ping()))
+    await asyncio.sleep(0.5)
+    over.set()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
 
 
 # -- the scheduler's end ---------------------------------------------------------------------
