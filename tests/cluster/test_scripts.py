@@ -123,7 +123,7 @@ def test_a_new_scheduler_knows_what_the_killed_one_knew(job: Any, wait_until: Wa
     assert (job.folder / "logs" / "scheduler" / "scheduler.log.1").exists()
 
 
-def test_a_scheduler_asked_to_stop_ends_within_a_second(job: Any, wait_until: Wait) -> None:
+def test_a_scheduler_asked_to_stop_ends_at_once(job: Any, wait_until: Wait) -> None:
     process = job.start_here("run_sched.py")
     job.run("run_server.py", "--local_server_num=1")
     wait_until(job.answers, "the scheduler answers")

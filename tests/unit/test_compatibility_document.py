@@ -1,0 +1,43 @@
+"""What docs/compatibility.md says is known by a test that exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fl_cluster.api import refusals
+from fl_cluster.api.refusals import Refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
+TESTS = {
+    name
+    for file in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))
+}
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", DOCUMENT))
+
+    assert len(named) > 50
+    assert named - TESTS == set()
+
+
+def test_every_sentence_that_existing_devices_are_told_is_there() -> None:
+    shown = re.sub(r"\{\w+\}", "{}", DOCUMENT)
+    for refusal in (
+        *(each for each in vars(refusals).values() if isinstance(each, Refusal)),
+        *refusals.CHECK_IN.values(),
+        *refusals.REPORT.values(),
+    ):
+        sentence = re.sub(r"\{\w+\}", "{}", refusal.text.partition(" Maybe this")[0])
+        assert sentence in shown or refusal is refusals.NOT_NOW
+
+
+def test_the_record_is_as_long_as_is_said() -> None:
+    record = ROOT / "tests" / "data" / "observed" / "device.jsonl"
+
+    count = len(record.read_text("utf-8").splitlines())
+
+    assert f"holds {count} answers" in DOCUMENT
