@@ -134,7 +134,7 @@ def test_a_scheduler_asked_to_stop_ends_at_once(job: Any, wait_until: Wait) -> N
     output, _ = process.communicate(timeout=30)
 
     assert process.returncode == 0, output
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10.0  # a drain that waits for devices takes longer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

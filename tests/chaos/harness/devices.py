@@ -44,6 +44,7 @@ class Orders:
     """What the process is told."""
 
     servers: list[tuple[str, int]]
+    balancer: tuple[str, int]
     sdk_devices: int
     raw_devices: int
     trust_s: float
@@ -134,7 +135,7 @@ async def run_raw_device(device: str, orders: Orders, diary: Diary) -> None:
     training_s = training_time(source)
     await asyncio.sleep(training_s)
     try:
-        await RawDevice(device, orders.servers, diary, source, training_s).run()
+        await RawDevice(device, orders.balancer, diary, source, training_s).run()
     except Exception as exc:  # noqa: BLE001 - likewise
         diary.note(Line(Word.FAILED, device, text=repr(exc)))
 
@@ -164,5 +165,6 @@ async def run(orders: Orders) -> None:
 
 if __name__ == "__main__":
     fields = json.loads(sys.argv[1])
+    fields["balancer"] = tuple(fields["balancer"])
     fields["servers"] = [(host, port) for host, port in fields["servers"]]
     asyncio.run(run(Orders(**fields)))

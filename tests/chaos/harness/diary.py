@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class Line:
     text: str = ""
     position: int = 0
     """In the order of counted updates, from 1, when the device was told."""
+    at_s: float = field(default_factory=time.time)
+    """Seconds since the epoch, for whoever reads it beside logs."""
 
 
 class Diary:

@@ -126,12 +126,12 @@ async def run(scenario: Scenario, total: Sum, logs: Path | None) -> bool:
         except Violation as violation:
             for process in world.everyone:
                 tell(process.last_lines())
-            if logs is not None:
-                shutil.copytree(world.folder, logs / scenario.name, dirs_exist_ok=True)
             tell(f"VIOLATED in {scenario.name}, seed {scenario.seed}: {violation}")
             return False
         finally:
             total.add(world)
+            if logs is not None:
+                shutil.copytree(world.folder, logs / scenario.name, dirs_exist_ok=True)
         _report(world, scenario)
     return True
 
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     names = [each.name for each in SHORT_LIST]
     made.add_argument("--scenario", choices=names, help="only this one of the short list")
     made.add_argument("--minutes", type=float, default=0.0, help="everything at once, for so long")
-    made.add_argument("--logs", type=Path, help="folder to keep the logs of a failed run in")
+    made.add_argument("--logs", type=Path, help="folder to keep all files of the run in")
     made.add_argument("--seed", type=int, default=0, help="of the plan; each scenario has its own")
     return made
 

@@ -7,6 +7,8 @@ output: what was done to connections so far, by kind.  Two kinds of route:
 - `http` knows requests: it loses, cuts short, delays and doubles whole requests and answers;
 - `stream` knows bytes, as between servers and Redis: it breaks connections before or after
   bytes have passed or in the middle of them, and delays.
+An `http` route may lead to several servers; as a load balancer does, it takes one at random for
+each connection, and another when nobody listens there.
 A request that is doubled goes out again on a connection of its own, to any of the servers,
 and that answer is thrown away.  A route that is `split` keeps every connection and passes
 nothing on.  What happens to which request is drawn from the seed.
@@ -61,7 +63,7 @@ class Route:
     name: str
     kind: str
     listen: int
-    to: int
+    to: Sequence[int]
     source: random.Random
     weather: Weather = field(default_factory=Weather)
     is_open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,7 +144,7 @@ class Proxy:
 
     async def _serve(self, route: Route, near: Side) -> None:
         try:
-            far = await Side.to(route.to)
+            far = await self._connect(route)
         except OSError:
             near.end()
             return
@@ -156,6 +158,14 @@ class Proxy:
         finally:
             near.end()
             far.end()
+
+    async def _connect(self, route: Route) -> Side:
+        """To one of the route's servers; OSError when none listens."""
+        ports = route.source.sample(route.to, len(route.to))
+        for port in ports[:-1]:
+            with suppress(OSError):
+                return await Side.to(port)
+        return await Side.to(ports[-1])
 
     # -- requests ------------------------------------------------------------------------
 
@@ -200,7 +210,7 @@ class Proxy:
         """The second copy comes at once or later, and its answer is nobody's."""
         await asyncio.sleep(route.source.choice((0.0, delay_s)))
         with suppress(*TROUBLES):
-            far = await Side.to(route.to)
+            far = await self._connect(route)
             try:
                 await far.send(request)
                 async with asyncio.timeout(UPSTREAM_S):

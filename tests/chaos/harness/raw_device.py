@@ -3,8 +3,8 @@
     check in -> train -> report -> ask for the model until it is there -> check in -> ...
 
 As their HTTP client does, it keeps connections, and when one breaks while a request is on its
-way it silently sends the same bytes once more on a new connection.  Each request, and what is
-sent once more, goes to a server at random, as through a load balancer.  A refusal makes it come back later; it does not wait quite as long as it is
+way it silently sends the same bytes once more on a new connection; behind a load balancer that
+may be one to another server.  A refusal makes it come back later; it does not wait quite as long as it is
 told, because rounds here are short.  A request that fails twice ends its run, and it starts
 again as its user would.
 """
@@ -38,6 +38,8 @@ CONNECT_S, READ_S = 3.0, 12.0
 COME_BACK_S = 0.5
 POLL_S = 0.15
 STUMBLE_S = 0.3
+NEW_CONNECTION_SHARE = 0.3
+"""How often a kept connection has been idle for too long."""
 SAFE_MODE = b"The cluster is in safemode."
 FINISHED = b"The server's training job is disabled or finished."
 
@@ -113,24 +115,25 @@ class RawDevice:
     """One such device."""
 
     device: str
-    servers: Sequence[Address]
+    server: Address
+    """A load balancer's."""
     diary: Diary
     source: random.Random
     training_s: float
-    connections: dict[Address, Connection] = field(default_factory=dict)
     number: int = 0
     was_repeat: bool = False
     """Whether the last answer is to bytes that had been sent before."""
     base: job.Floats = field(default_factory=lambda: job.initial_weights(0))
+    _connection: Connection = field(init=False)
 
     async def run(self) -> None:
         """Take part until the job is over."""
+        self._connection = Connection(self.server)
         try:
             while await self._take_part():
                 pass
         finally:
-            for connection in self.connections.values():
-                connection.close()
+            self._connection.close()
 
     async def _take_part(self) -> bool:
         """One round, or the attempt; whether there may be another."""
@@ -216,20 +219,18 @@ class RawDevice:
 
     async def _post(self, endpoint: str, body: bytes) -> bytes:
         self.was_repeat = False
+        if self.source.random() < NEW_CONNECTION_SHARE:
+            self._connection.close()
         try:
-            return await self._connection().post(endpoint, body)
+            return await self._connection.post(endpoint, body)
         except TimeoutError as exc:
             raise Broken(f"{endpoint}: no answer in time") from exc
         except (OSError, EOFError):
             self.was_repeat = True
         try:
-            return await self._connection().post(endpoint, body)
+            return await self._connection.post(endpoint, body)
         except (OSError, EOFError) as exc:
             raise Broken(f"{endpoint}: {exc!r}") from exc
-
-    def _connection(self) -> Connection:
-        address = self.source.choice(self.servers)
-        return self.connections.setdefault(address, Connection(address))
 
     def _expect_success(self, code: int, reason: str | None) -> None:
         if code == OUT_OF_TIME:

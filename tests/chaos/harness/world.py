@@ -52,13 +52,15 @@ class Ports:
     """Where devices go: the proxies before the servers."""
     stores: Sequence[int]
     """Where servers go for Redis; the last one is the scheduler's."""
+    balancer: int
+    """Where FlatBuffers devices go: whichever server listens."""
     redis: int
     manage: int
 
 
 def free_ports(servers: int) -> Ports:
     """Ports that nobody listens on now."""
-    count = 3 * servers + 3
+    count = 3 * servers + 4
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     found = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -160,14 +162,16 @@ class World:
 
     def _proxy_command(self) -> list[str]:
         routes = [
-            {"name": f"device{i}", "kind": "http", "listen": listen, "to": to}
+            {"name": f"device{i}", "kind": "http", "listen": listen, "to": [to]}
             for i, (listen, to) in enumerate(
                 zip(self.ports.devices, self.ports.servers, strict=True)
             )
         ] + [
-            {"name": f"store{i}", "kind": "stream", "listen": listen, "to": self.ports.redis}
+            {"name": f"store{i}", "kind": "stream", "listen": listen, "to": [self.ports.redis]}
             for i, listen in enumerate(self.ports.stores)
         ]
+        balancer = {"name": "balancer", "kind": "http", "listen": self.ports.balancer}
+        routes.append({**balancer, "to": self.ports.servers})
         return module("harness.proxy", json.dumps({"seed": self.seed, "routes": routes}))
 
     def _scheduler_command(self) -> list[str]:
@@ -190,6 +194,7 @@ class World:
     def _devices_command(self) -> list[str]:
         orders = Orders(
             servers=[("127.0.0.1", port) for port in self.ports.devices],
+            balancer=("127.0.0.1", self.ports.balancer),
             sdk_devices=self.dimensions.sdk_devices,
             raw_devices=self.dimensions.raw_devices,
             trust_s=self.dimensions.trust_s,
@@ -278,7 +283,7 @@ class World:
     async def set_weather(self, devices: Weather | None, stores: Weather | None) -> None:
         """The weather on all routes of each kind; None leaves it as it is."""
         if devices is not None:
-            names = [f"device{i}" for i in range(len(self.servers))]
+            names = ["balancer", *(f"device{i}" for i in range(len(self.servers)))]
             await self.order(names, weather=asdict(devices))
         if stores is not None:
             names = [f"store{i}" for i in range(len(self.servers) + 1)]

@@ -42,7 +42,7 @@ async def test_bytes_are_taken_and_given_back_once() -> None:
 
 async def test_who_finds_no_room_waits_and_gets_it_in_the_order_of_asking() -> None:
     budget = ByteBudget(100)
-    first = await budget.take(100, 1)
+    first = await budget.take(80, 1)
     got: list[str] = []
 
     async def take(name: str, size: int) -> Callable[[], None]:

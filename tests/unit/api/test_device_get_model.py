@@ -210,12 +210,15 @@ async def test_a_held_read_is_answered_when_the_member_is_about_to_go(
 ) -> None:
     await bench.open()
     member = await bench.member(hold_ms=25_000)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     reading = asyncio.create_task(member.flat.get_model(1))
     await until(lambda: member.busy)
 
     member.view.stop_holding()
 
     assert (await reading).message.retcode == 201
+    assert loop.time() - began < 20
 
 
 async def test_only_the_current_round_is_held(bench: Any) -> None:
@@ -320,8 +323,11 @@ async def test_in_msgpack_not_ready_is_202_and_held_only_when_asked(member: Any)
 async def test_what_existing_devices_are_held_for_does_not_hold_the_others(bench: Any) -> None:
     await bench.open()
     member = await bench.member(hold_ms=25_000)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
 
     assert (await member.packed.get_model(1)).status == 202
+    assert loop.time() - began < 20
 
 
 async def test_in_msgpack_what_is_no_message_is_told_what_is_wrong_with_it(member: Any) -> None:

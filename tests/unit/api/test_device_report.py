@@ -219,12 +219,13 @@ async def test_a_compressed_update_does_not_fit_a_job_without_compression(
     full: Any, kind: int
 ) -> None:
     compressed = (messages.CompressFeatureMap("w000", np.zeros(3, np.int8), -1.0, 1.0),)
-
-    reply = await full.flat.report(
-        "d1", upload_compress_type=kind, compress_feature_map=compressed, feature_map=None
+    message = full.flat.report_message(
+        "d1", upload_compress_type=kind, compress_feature_map=compressed
     )
 
-    assert unfit(reply)
+    assert unfit(await full.flat.send(message._replace(feature_map=None)))
+    # The plain tensors beside them are not taken for the update.
+    assert unfit(await full.flat.send(message))
 
 
 async def test_content_that_does_not_fit_comes_before_a_repeat(full: Any) -> None:

@@ -87,10 +87,13 @@ async def test_a_repeat_waits_for_what_becomes_of_an_answer_on_its_way(
     asked = asyncio.create_task(deliveries.was_told(job.first, "d1"))
     await asyncio.sleep(0)
     assert not asked.done()
+    began = asyncio.get_running_loop().time()
 
     deliveries.end(job.first, "d1", is_delivered=is_delivered)
 
     assert await asked is is_delivered
+    took = asyncio.get_running_loop().time() - began
+    assert took < module.OTHERS_S + module.GATHER_S
     await deliveries.flush()
 
 
