@@ -36,6 +36,9 @@ store: $(READY) ## the stores against the model, on a real Redis
 cluster: $(READY) ## whole clusters as real processes
 	$(PYTEST) tests/cluster
 
+chaos: $(READY) ## a cluster under faults: the short list, or MINUTES=30, or SEED=7
+	$(BIN)/python tests/chaos/run.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 fmt: $(READY) ## format Python and C
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)

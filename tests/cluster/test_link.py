@@ -82,7 +82,9 @@ class Line:
         return frame
 
 
-def test_a_killed_server_is_off_the_list_long_before_its_lease_ends(job: Any, wait_until: Wait) -> None:
+def test_a_killed_server_is_off_the_list_long_before_its_lease_ends(
+    job: Any, wait_until: Wait
+) -> None:
     set_lease(job, 60_000)
     job.run("run_sched.py")
     job.run("run_server.py", "--local_server_num=3")

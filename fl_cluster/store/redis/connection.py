@@ -72,6 +72,15 @@ def faults(operation: str) -> Iterator[None]:
         raise StoreCorrupt(f"{operation}: Redis refused the command: {reason}") from exc
     except exceptions.RedisError as exc:
         raise StoreUnavailable(operation, f"{type(exc).__name__}: {exc}") from exc
+    except RuntimeError as exc:
+        if not _is_closed(exc):
+            raise
+        raise StoreUnavailable(operation, "Connection closed by server.") from exc
+
+
+def _is_closed(fault: RuntimeError) -> bool:
+    """Whether it is what uvloop says of a write to a connection that the other end has closed."""
+    return "handler is closed" in str(fault)
 
 
 @contextlib.contextmanager
@@ -171,6 +180,11 @@ class Connection:
             return await self._send(*args)
 
     async def _send(self, *args: Argument) -> Any:
+        try:
+            return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
+        except RuntimeError as exc:
+            if not _is_closed(exc):
+                raise
         return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
 
     async def together(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     STOP_REDIS = "stop Redis"
     KILL_REDIS = "kill Redis"
     FLUSH_SCRIPTS = "SCRIPT FLUSH"
+    REFUSE_WRITES = "Redis refuses writes"
     EVERYTHING_DIES = "everything dies"
 
 
@@ -64,8 +65,19 @@ SECONDS: Mapping[Kind, tuple[float, float]] = {
     Kind.STOP_REDIS: (0.2, 4.0),
     Kind.KILL_REDIS: (0.0, 1.5),
     Kind.FLUSH_SCRIPTS: (0.0, 0.0),
+    Kind.REFUSE_WRITES: (0.2, 2.5),
     Kind.EVERYTHING_DIES: (0.2, 1.0),
 }
+
+REFUSALS = (
+    (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+    (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+)
+"""How to make Redis refuse writes, and how to make it take them again."""
 
 POINT_SHARE = 0.6
 STOP_SHARE = 0.25
@@ -121,6 +133,7 @@ class Injector:
             Kind.STOP_REDIS: self._stop_redis,
             Kind.KILL_REDIS: self._kill_redis,
             Kind.FLUSH_SCRIPTS: self._flush_scripts,
+            Kind.REFUSE_WRITES: self._refuse_writes,
             Kind.EVERYTHING_DIES: self._kill_everything,
         }
 
@@ -136,6 +149,19 @@ class Injector:
     async def inject(self, fault: Fault) -> None:
         """Do one fault, and return when what it took hold of is well again."""
         await self._methods[fault.kind](fault)
+
+    async def strike(self, point: str, how: str) -> None:
+        """Make two servers end at this point, and return when the first of them has."""
+        name = f"{how} at {point}"
+        before = self._world.faults[name]
+        for server in self.well_servers()[:2]:
+            if server not in self.well_servers():
+                continue  # it came to a point that was meant for it earlier
+            self._note(Kind.KILL_SERVER)
+            self._take_down(server)
+            server.kill()
+            await self._world.start_server(server, f"{point}:1:{how}")
+        await until(lambda: self._world.faults[name] > before, f"{point} is reached", REACH_S)
 
     def _note(self, kind: Kind) -> None:
         self._world.faults[kind] += 1
@@ -277,6 +303,16 @@ class Injector:
                 self._note(fault.kind)
                 await self._world.admin.script_flush()
 
+    async def _refuse_writes(self, fault: Fault) -> None:
+        """As when it is out of memory, lacks its replicas, or is a replica itself."""
+        begin, end = REFUSALS[fault.target % len(REFUSALS)]
+        with self._redis() as is_free, suppress(exceptions.RedisError):
+            if is_free:
+                self._note(fault.kind)
+                await self._world.admin.execute_command(*begin)
+                await asyncio.sleep(fault.seconds)
+                await self._world.admin.execute_command(*end)
+
     # -- everything ----------------------------------------------------------------------
 
     async def _kill_everything(self, fault: Fault) -> None:
@@ -301,5 +337,6 @@ class Injector:
             world.witness.excuse(START_EXCUSE_S)
 
 
+REACH_S = 40.0
 START_EXCUSE_S = 5.0
 """What a cluster may take to come back after everything died."""

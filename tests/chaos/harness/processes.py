@@ -96,7 +96,7 @@ class Process:
                 stdin=subprocess.PIPE if self.uses_pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if self.uses_pipes else log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
         self.is_stopped = False
 

