@@ -85,11 +85,13 @@ class MemoryJobStore:
     async def open(
         self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
     ) -> bool:
-        if self.record is not None:
+        is_same_run = self.record is not None and self.record.instance == job.instance
+        if self.rounds is not None and not (is_same_run and self.rounds.number < first.number):
             return False
         self.record = job
-        self.kept = {model.number: model}
-        self.rounds = MemoryRoundStore(self, first, plan, self._clock)
+        self.kept = {**(self.kept if is_same_run else {}), model.number: model}
+        is_over = first.number > job.rounds_total
+        self.rounds = MemoryRoundStore(self, first, plan, self._clock, is_closed=is_over)
         return True
 
     async def job(self) -> JobRecord | None:
@@ -110,12 +112,18 @@ class MemoryRoundStore:
     """`RoundStore` in one process: `step`, and what it says."""
 
     def __init__(
-        self, jobs: MemoryJobStore, first: RoundRef, plan: RoundPlan, clock: Callable[[], int]
+        self,
+        jobs: MemoryJobStore,
+        first: RoundRef,
+        plan: RoundPlan,
+        clock: Callable[[], int],
+        *,
+        is_closed: bool = False,
     ) -> None:
         self._jobs = jobs
         self._plan = plan
         self._clock = clock
-        self._round = Round(Waiting(first, plan))
+        self._round = Round(Closed(first, plan) if is_closed else Waiting(first, plan))
         self._failures = 0
         self._last_outcome = ""
         self._last_reason: Reason | None = None
@@ -124,6 +132,11 @@ class MemoryRoundStore:
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
+
+    @property
+    def number(self) -> int:
+        """The current round's."""
+        return self._round.phase.ref.number
 
     async def snapshot(self) -> Snapshot | None:
         phase = self._round.phase

@@ -311,7 +311,11 @@ class JobStore(Protocol):
     async def open(
         self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
     ) -> bool:
-        """Create the job's records; False when they exist already and nothing was changed."""
+        """Create the job's records; False when they exist already and nothing was changed.
+
+        Those of an earlier round of the same run are replaced: the store went back in time.
+        A first round beyond the last one leaves the job closed.
+        """
 
     async def job(self) -> JobRecord | None:
         """The current run; None when there is none."""

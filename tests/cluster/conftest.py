@@ -1,21 +1,37 @@
-"""A folder with a job's configuration, and the scripts that users start it with."""
+"""Clusters of real processes: as users start them, and with devices that a test leads.
+
+`job` is a folder with a job's configuration and the scripts that users start it with.
+`start_cluster` starts a scheduler and two servers that live as long as the test's module, and
+`devices` are two devices by plain HTTP, one of whose updates is acknowledged; a module that
+uses them defines a fixture `cluster`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import numpy as np
 import psutil
 import pytest
 
+from fl_cluster.app import launch
+from fl_cluster.app.demo import free_ports
+from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
+from fl_cluster.store.model_files import write_model
 from fl_cluster.store.redis import embedded
+from fl_cluster.wire import flat, messages, packed
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -152,3 +168,258 @@ def make_job(tmp_path: Path, free_port: Callable[..., int]) -> Iterator[Callable
 def job(make_job: Callable[..., Job], redis_server: Any) -> Job:
     """A job on a Redis of its own."""
     return make_job(redis_server.address)
+
+
+LED_CONFIG = """
+fl_name: Led
+fl_iteration_num: 1000
+server_mode: FEDERATED_LEARNING
+enable_ssl: false
+distributed_cache: {{address: "{address}"}}
+round:
+  start_fl_job_threshold: 2
+  start_fl_job_time_window: 60000
+  update_model_ratio: 1.0
+  update_model_time_window: 60000
+  global_iteration_time_window: 120000
+summary: {{metrics_file: "{folder}/metrics.json", failure_event_file: "{folder}/event.txt"}}
+cluster: {{lease_ms: 10000, redis_timeout_ms: 2000, data_dir: "{folder}/data"}}
+"""
+
+INITIAL = np.arange(8, dtype=np.float32)
+SIZES = {"first": 3, "second": 1, "late": 1}
+"""Who takes part, and on how many samples each trains; one comes too late."""
+
+COUNTED = ("first", "second")
+
+NOTICED_S = 4.0
+"""By then every server refuses; it is promised after three seconds on a machine that is idle."""
+
+RESUMED_S = 4.0
+"""By then the round has ended; it is promised within two seconds on a machine that is idle."""
+
+SAFEMODE = b"The cluster is in safemode."
+AGAIN = "Redis serves this process again"
+
+
+@dataclass
+class LedCluster:
+    """A scheduler and two servers."""
+
+    folder: Path
+    processes: list[Started]
+    marks: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://{server.address}" for server in self.processes[1:]]
+
+    @property
+    def logs(self) -> list[Path]:
+        """The scheduler's, then the servers'."""
+        return [process.log for process in self.processes if process.log is not None]
+
+    def mark(self) -> None:
+        """Look at what is logged from now on."""
+        self.marks = {log: log.stat().st_size for log in self.logs}
+
+    def logged(self, log: Path) -> str:
+        return log.read_bytes()[self.marks.get(log, 0) :].decode()
+
+    def story(self) -> str:
+        """Everything that was logged."""
+        return "\n".join(self.logged(log) for log in self.logs)
+
+    def sentences(self, log: Path) -> list[str]:
+        """What a process had to say to whoever runs it; no sentence twice, and no traceback."""
+        text = self.logged(log)
+        assert "Traceback" not in text, text
+        lines = re.findall(r" (?:WARNING|ERROR|CRITICAL) fl_cluster\[\d+\] [\w.]+: (.*)", text)
+        beginnings = [re.sub(r"\d+", "#", line.partition(" (")[0]) for line in lines]
+        assert len(beginnings) == len(set(beginnings)), text
+        return list(lines)
+
+    async def told(self, *beginnings: str) -> None:
+        """Each server says once what the matter is, in this order, and that it is over.
+
+        The scheduler, which asks less often, may not have noticed.
+        """
+        deadline = time.monotonic() + RESUMED_S
+        scheduler, *servers = self.logs
+        while not all(AGAIN in self.logged(log) for log in servers):
+            assert time.monotonic() < deadline, self.story()
+            await asyncio.sleep(0.02)
+        for log in self.logs:
+            lines = [line for line in self.sentences(log) if line.startswith(("Redis", "What"))]
+            said = [line.partition(" (")[0].partition(",")[0] for line in lines]
+            if log is scheduler:
+                assert said == [words for words in (*beginnings, AGAIN) if words in said]
+            else:
+                assert said == [*beginnings, AGAIN], self.logged(log)
+
+
+@pytest.fixture(scope="module")
+def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LedCluster]]:
+    """Starts a cluster on the Redis at an address; it is stopped after the module."""
+    started: list[Started] = []
+
+    def start(address: str) -> LedCluster:
+        folder = tmp_path_factory.mktemp("cluster")
+        write_model(folder / "initial.npz", {"w": INITIAL})
+        path = folder / "job.yaml"
+        path.write_text(LED_CONFIG.format(address=address, folder=folder))
+        manage, *ports = free_ports([0, 0, 0])
+        options = LaunchOptions(str(path), folder / "logs")
+        commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
+        for port in ports:
+            servers = ServerLaunch(
+                http_address=f"127.0.0.1:{port}",
+                checkpoint_dir=str(folder / "checkpoints"),
+                model=str(folder / "initial.npz"),
+            )
+            commands += launch.server_commands(options, servers, lambda _: None)
+        cluster = LedCluster(folder, launch.start(commands, patience_s=30, tell=lambda _: None))
+        started.extend(cluster.processes)
+        return cluster
+
+    yield start
+    launch.stop(started)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer to a device."""
+
+    status: int
+    message: Any
+
+
+async def patiently(ask: Callable[[], Awaitable[Said]], timeout_s: float = 20.0) -> Said:
+    """The answer of a device that comes again until it is served, as devices do."""
+    deadline = time.monotonic() + timeout_s
+    while (said := await ask()).status != 200:
+        assert time.monotonic() < deadline, said
+        assert said.status in (202, 429, 503), said
+        await asyncio.sleep(0.05)
+    return said
+
+
+class LedDevices:
+    """Two devices that take part, and one that comes too late, each at its own server."""
+
+    def __init__(self, cluster: LedCluster, session: aiohttp.ClientSession) -> None:
+        self.cluster = cluster
+        self._session = session
+        self.number = 0
+        self.base = INITIAL
+
+    async def _post(self, server: int, path: str, request: Any, answer: type[Any]) -> Said:
+        headers = {"Content-Type": "application/msgpack"}
+        url = f"{self.cluster.urls[server]}/{path}"
+        body = packed.encode(request)
+        async with self._session.post(url, data=body, headers=headers) as reply:
+            return Said(reply.status, packed.decode(answer, await reply.read()))
+
+    def _offer(self, name: str) -> messages.RequestFLJob:
+        return messages.RequestFLJob(
+            fl_name="Led", fl_id=name, data_size=SIZES[name], timestamp="1"
+        )
+
+    async def check_in(self, name: str, server: int) -> Said:
+        return await self._post(server, "startFLJob", self._offer(name), messages.ResponseFLJob)
+
+    async def check_in_as_of_old(self, name: str, server: int) -> bytes:
+        url = f"{self.cluster.urls[server]}/startFLJob"
+        async with self._session.post(url, data=flat.encode(self._offer(name))) as reply:
+            assert reply.status == 200
+            return await reply.read()
+
+    def trained(self, name: str) -> Any:
+        """What the device has learnt in this round."""
+        seed = self.number * 100 + SIZES[name]
+        return self.base + np.random.default_rng(seed).normal(size=8).astype(np.float32)
+
+    async def upload(self, name: str, server: int) -> Said:
+        weights = messages.FeatureMap(weight_fullname="w", data=self.trained(name))
+        request = messages.RequestUpdateModel(
+            fl_name="Led",
+            fl_id=name,
+            iteration=self.number,
+            feature_map=(weights,),
+            timestamp="1",
+            plain_weights=True,
+        )
+        return await self._post(server, "updateModel", request, messages.ResponseUpdateModel)
+
+    async def get_model(self, number: int, server: int, hold_ms: int = 0) -> Said:
+        request = messages.RequestGetModel(
+            fl_name="Led", iteration=number, timestamp="1", hold_ms=hold_ms
+        )
+        return await self._post(server, "getModel", request, messages.ResponseGetModel)
+
+    async def open_round(self) -> None:
+        """Both are admitted, and the first one's update is acknowledged."""
+        for server, name in enumerate(COUNTED):
+            said = await patiently(lambda s=server, n=name: self.check_in(n, s))
+            self.number = said.message.iteration
+            self.base = np.asarray(said.message.feature_map[0].data)
+        said = await self.upload("first", 0)
+        assert (said.status, said.message.receipt.position) == (200, 1)
+
+    async def close_round(self, timeout_s: float = 20.0) -> None:
+        """The second one's update ends the round, with both in its model."""
+        said = await patiently(lambda: self.upload("second", 1), timeout_s)
+        assert said.message.receipt.round == self.number
+        assert said.message.receipt.position == 2
+        await self.see_model()
+
+    async def see_model(self) -> None:
+        """Every server hands out the model of exactly the two updates."""
+        shares = [SIZES[name] * self.trained(name).astype(np.float64) for name in COUNTED]
+        mean = sum(shares) / sum(SIZES[name] for name in COUNTED)
+        for server in range(2):
+            said = await patiently(lambda s=server: self.get_model(self.number, s, hold_ms=1_000))
+            assert said.message.model_round == self.number
+            assert said.message.iteration == self.number + 1
+            found = np.asarray(said.message.feature_map[0].data)
+            np.testing.assert_allclose(found, mean, rtol=1e-5)
+
+    async def refused_everywhere(self) -> None:
+        """Nothing but reading is served, nothing is acknowledged; devices may come back."""
+        for server in range(2):
+            for said in (
+                await self.check_in("late", server),
+                await self.upload("second", server),
+            ):
+                assert (said.status, said.message.verdict) == (503, "unavailable"), said
+                assert said.message.retry_after_ms > 0
+            assert await self.check_in_as_of_old("late", server) == SAFEMODE
+            read = await self.get_model(self.number - 1, server)
+            assert (read.status, read.message.model_round) == (200, self.number - 1)
+
+    async def until_refused(self) -> None:
+        """Return when every server knows, and refuses devices at once."""
+        deadline = time.monotonic() + NOTICED_S
+        while not all(" ERROR " in self.cluster.logged(log) for log in self.cluster.logs[1:]):
+            assert time.monotonic() < deadline, self.cluster.story()
+            await asyncio.sleep(0.02)
+        began = time.monotonic()
+        await self.refused_everywhere()
+        assert time.monotonic() - began < 1.0
+
+    async def resume(self) -> None:
+        """The round ends soon, and all is as if nothing had been."""
+        began = time.monotonic()
+        await self.close_round()
+        assert time.monotonic() - began < RESUMED_S, self.cluster.story()
+        assert all(each.is_running() for each in self.cluster.processes), self.cluster.story()
+
+
+@pytest.fixture
+async def devices(cluster: LedCluster) -> AsyncIterator[LedDevices]:
+    """Both are in a round of their own, and the first one's update is acknowledged."""
+    async with aiohttp.ClientSession() as session:
+        led = LedDevices(cluster, session)
+        await led.open_round()
+        cluster.mark()
+        yield led

@@ -37,6 +37,7 @@ MARGIN_MS = 4_000
 
 EMPTY = '{"code":"1","error_message":"Get post message failed"}'
 SAFEMODE = "The cluster is in safemode."
+OVER = b"The server's training job is disabled or finished."
 
 
 def load(part: int) -> dict[tuple[str, str], dict[str, Any]]:
@@ -344,7 +345,9 @@ def until_model(wait_until: Callable[..., None]) -> Callable[[int, int], Any]:
     return wait
 
 
-def test_two_servers_answer_as_the_published_ones_did(start_cluster: Any, until_model: Any) -> None:
+def test_two_servers_answer_as_the_published_ones_did(
+    start_cluster: Any, until_model: Any, wait_until: Any
+) -> None:
     cluster = start_cluster(2, "fl_iteration_num=4")
     replay = Replay(cluster.ports, load(1))
 
@@ -356,7 +359,8 @@ def test_two_servers_answer_as_the_published_ones_did(start_cluster: Any, until_
     ask_other_paths(replay)
     ask_in_odd_ways(replay)
     cluster.manage("disableFLS")
-    ask_while_disabled(replay, until_model)
+    wait_until(lambda: all(map(says_it_is_over, cluster.ports)), "all know that it is disabled")
+    ask_while_disabled(replay)
 
     replay.finish(
         # It was asked within the half second that the published servers take to make a model.
@@ -365,6 +369,8 @@ def test_two_servers_answer_as_the_published_ones_did(start_cluster: Any, until_
         *(("other paths", f"POST /{name}") for name in ("pullWeight", "pushWeight", "pushMetrics")),
     )
     cluster.manage("enableFLS")
+    # The round that was under way has used up its number.
+    wait_until(lambda: not any(map(says_it_is_over, cluster.ports)), "all know that it goes on")
     assert until_model(cluster.ports[1], 2).feature_map
 
 
@@ -504,8 +510,11 @@ def ask_in_odd_ways(replay: Replay) -> None:
     replay.raw(section, "Connection: close", closing, messages.ResponseGetModel)
 
 
-def ask_while_disabled(replay: Replay, until_model: Any) -> None:
-    # The round under way is given up; its number is used up by that.
+def says_it_is_over(port: int) -> bool:
+    return ask(port, as_device(get_model(1))).body == OVER
+
+
+def ask_while_disabled(replay: Replay) -> None:
     for case, message in (
         ("startFLJob while disabled", check_in("c1")),
         ("updateModel while disabled", report("c1", 2)),

@@ -31,9 +31,11 @@ class RedisJobStore:
     async def open(
         self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
     ) -> bool:
-        fields = records.job_fields(job)
-        args: list[Argument] = [model.number, records.model_text(model), call_name(), len(fields)]
-        for name, value in (*fields.items(), *records.first_round_fields(first, plan).items()):
+        fields, is_over = records.job_fields(job), first.number > job.rounds_total
+        args: list[Argument] = [model.number, records.model_text(model), call_name()]
+        args += (job.instance, first.number, len(fields))
+        of_round = records.first_round_fields(first, plan, is_closed=is_over)
+        for name, value in (*fields.items(), *of_round.items()):
             args += (name, value)
         keys = (self._keys.instance, self._keys.round, self._keys.models)
         word = await self._connection.run("open_job", keys, args)

@@ -57,12 +57,14 @@ def encode_id(device: str) -> bytes:
     return device.encode("utf-8", "surrogateescape")
 
 
-def first_round_fields(ref: RoundRef, plan: RoundPlan) -> dict[str, str]:
-    """The hash of a round that nobody has checked in to."""
+def first_round_fields(
+    ref: RoundRef, plan: RoundPlan, *, is_closed: bool = False
+) -> dict[str, str]:
+    """The hash of a round that nobody has checked in to, and nobody can if it `is_closed`."""
     fields = {
         "ref": str(ref),
         "number": str(ref.number),
-        "phase": "waiting",
+        "phase": "closed" if is_closed else "waiting",
         "opened_at": "",
         "first_report_at": "",
         "since": "",

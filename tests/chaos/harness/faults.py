@@ -150,17 +150,12 @@ class Injector:
         """Do one fault, and return when what it took hold of is well again."""
         await self._methods[fault.kind](fault)
 
-    async def strike(self, point: str, how: str) -> None:
-        """Make two servers end at this point, and return when the first of them has."""
+    async def strike(self, point: Point, how: str) -> None:
+        """Make a server end at this point, and return when it has."""
         name = f"{how} at {point}"
         before = self._world.faults[name]
-        for server in self.well_servers()[:2]:
-            if server not in self.well_servers():
-                continue  # it came to a point that was meant for it earlier
-            self._note(Kind.KILL_SERVER)
-            self._take_down(server)
-            server.kill()
-            await self._world.start_server(server, f"{point}:1:{how}")
+        fault = Fault(Kind.KILL_SERVER, self._world.faults.total(), 0.0, f"{point}:1:{how}")
+        await self._kill_server(fault)
         await until(lambda: self._world.faults[name] > before, f"{point} is reached", REACH_S)
 
     def _note(self, kind: Kind) -> None:
@@ -237,17 +232,16 @@ class Injector:
                 return
             self._note(fault.kind)
             route = f"store{self._world.servers.index(server)}"
-            self._world.redis_is_troubled += 1
-            await self._world.order([route], split=True)
-            await asyncio.sleep(fault.seconds)
-            await self._world.order([route], split=False)
-            self._world.redis_is_troubled -= 1
+            with self._world.trouble_with_redis():
+                await self._world.order([route], split=True)
+                await asyncio.sleep(fault.seconds)
+                await self._world.order([route], split=False)
 
     # -- the scheduler -------------------------------------------------------------------
 
     async def _kill_scheduler(self, fault: Fault) -> None:
         scheduler = self._world.scheduler
-        if scheduler.name in self._world.expected_down or self._world.redis_is_troubled:
+        if scheduler.name in self._world.expected_down:
             return
         self._note(fault.kind)
         self._take_down(scheduler)
@@ -265,12 +259,11 @@ class Injector:
             yield False
             return
         self._held.add("redis")
-        self._world.redis_is_troubled += 1
         try:
-            yield True
+            with self._world.trouble_with_redis():
+                yield True
         finally:
             self._held.discard("redis")
-            self._world.redis_is_troubled -= 1
 
     async def _pause_redis(self, fault: Fault) -> None:
         with self._redis() as is_free, suppress(exceptions.RedisError):

@@ -21,7 +21,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +118,15 @@ class Proxy:
         self._routes = {route.name: route for route in routes}
         self.troubles: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: list[asyncio.Server] = []
+
+    async def stop(self) -> None:
+        """Listen no more, and end every connection."""
+        for server in self._listening:
+            server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def start(self) -> None:
         """Listen on every route."""
@@ -126,9 +135,16 @@ class Proxy:
             async def accept(
                 reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: Route = route
             ) -> None:
-                await self._serve(route, Side.of(reader, writer))
+                self._keep(self._serve(route, Side.of(reader, writer)))
 
-            await asyncio.start_server(accept, "127.0.0.1", route.listen, limit=STREAM_LIMIT)
+            self._listening.append(
+                await asyncio.start_server(accept, "127.0.0.1", route.listen, limit=STREAM_LIMIT)
+            )
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def order(self, order: Mapping[str, Any]) -> dict[str, int]:
         """Change the weather of routes; what was done so far."""
@@ -202,9 +218,7 @@ class Proxy:
     def _double(self, route: Route, request: bytes) -> None:
         servers = [other for other in self._routes.values() if other.kind == "http"]
         target = route.source.choice(servers)
-        task = asyncio.create_task(self._send_and_forget(target, request, route.delay_s()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._send_and_forget(target, request, route.delay_s()))
 
     async def _send_and_forget(self, route: Route, request: bytes, delay_s: float) -> None:
         """The second copy comes at once or later, and its answer is nobody's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import shutil
 import signal
@@ -18,8 +19,8 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,7 +129,10 @@ class World:
     armed: dict[str, str] = field(default_factory=dict)
     """Server -> the point at which its current life is to end."""
     expected_down: set[str] = field(default_factory=set)
-    redis_is_troubled: int = 0
+    redis_troubles: int = 0
+    """How many faults have hold of Redis or of a way to it."""
+    redis_troubled_s: float = -math.inf
+    """When the last of them let go."""
     began_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -319,24 +323,28 @@ class World:
                     asyncio.get_running_loop().call_later(
                         self.source.uniform(0.5, 5.0), server.signal, signal.SIGCONT
                     )
-            for process in (self.scheduler, self.devices, self.proxy, self.redis):
-                has_died = process.child is not None and not process.is_running()
-                if has_died and process.name not in self.expected_down:
+            if self.scheduler.name not in self.expected_down and self._has_died(self.scheduler):
+                await self._bring_back(self.scheduler)
+            for process in (self.devices, self.proxy, self.redis):
+                if self._has_died(process) and process.name not in self.expected_down:
                     raise Violation("nobody dies unasked", f"{process.name} ended")
             await asyncio.sleep(0.05)
 
-    async def _bring_back(self, server: Process) -> None:
-        assert server.child is not None
-        code = server.child.returncode
-        point = self.armed.pop(server.name, "")
+    def _has_died(self, process: Process) -> bool:
+        return process.child is not None and not process.is_running()
+
+    async def _bring_back(self, process: Process) -> None:
+        assert process.child is not None
+        code = process.child.returncode
+        point = self.armed.pop(process.name, "")
         if code == -signal.SIGKILL and point:
             self.faults[f"kill at {point.split(':')[0]}"] += 1
-        elif code != STORE_UNREACHABLE or not self.redis_is_troubled:
-            raise Violation("nobody dies unasked", f"{server.name} ended with {code}")
-        self.expected_down.add(server.name)
+        elif code != STORE_UNREACHABLE or not self.may_miss_redis():
+            raise Violation("nobody dies unasked", f"{process.name} ended with {code}")
+        self.expected_down.add(process.name)
         await asyncio.sleep(self.source.uniform(0.1, 1.5))
-        server.start()
-        self.expected_down.discard(server.name)
+        process.start()
+        self.expected_down.discard(process.name)
 
     async def rounds(self, count: int, timeout_s: float) -> None:
         """Return when so many more rounds are over."""
@@ -404,13 +412,26 @@ class World:
 
     async def _restart_redis(self, meanwhile: Callable[[], None]) -> None:
         self.expected_down.add(self.redis.name)
-        self.redis_is_troubled += 1
-        self.redis.kill()
-        meanwhile()
-        await asyncio.sleep(self.source.uniform(0.0, 1.0))
-        await self.start_redis()
-        self.expected_down.discard(self.redis.name)
-        self.redis_is_troubled -= 1
+        with self.trouble_with_redis():
+            self.redis.kill()
+            meanwhile()
+            await asyncio.sleep(self.source.uniform(0.0, 1.0))
+            await self.start_redis()
+            self.expected_down.discard(self.redis.name)
+
+    @contextmanager
+    def trouble_with_redis(self) -> Iterator[None]:
+        """Processes that start meanwhile may find no Redis."""
+        self.redis_troubles += 1
+        try:
+            yield
+        finally:
+            self.redis_troubles -= 1
+            self.redis_troubled_s = time.monotonic()
+
+    def may_miss_redis(self) -> bool:
+        """Whether a process that starts now, or did so lately, may have found no Redis."""
+        return self.redis_troubles > 0 or time.monotonic() - self.redis_troubled_s < START_S
 
     # -- ending --------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
+import struct
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -136,6 +138,12 @@ class Line:
         length = re.search(rb"Content-Length: (\d+)", head)
         body = await (self.reader.readexactly(int(length[1])) if length else self.reader.read())
         return Reply(head, body, codec, cls)
+
+    def reset(self) -> None:
+        """Break the connection so that the peer hears of it at once."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def is_over(self) -> bool:
         """Whether the peer has closed, with nothing said since the last answer."""
@@ -467,15 +475,34 @@ async def member(bench: Bench) -> Member:
     return await bench.member()
 
 
+async def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Returns when the condition holds; the test's own timeout is the limit."""
+    return wait_until
 
-    async def wait(condition: Callable[[], object]) -> None:
-        while not condition():
-            await asyncio.sleep(0.001)
 
-    return wait
+@pytest.fixture
+def vanish() -> Callable[[Member, Any, str], Awaitable[Held]]:
+    """`vanish(member, message, call)` sends a message and breaks the connection before its answer.
+
+    The member's call of that name to the store is held, until the test lets it go.
+    """
+
+    async def send_and_vanish(member: Member, message: Any, call: str) -> Held:
+        held = member.links[0].hold(call)
+        async with member.line() as line:
+            line.send(member.flat.request(message))
+            await held.reached.wait()
+            line.reset()
+            await wait_until(lambda: not member.listener.server._open)
+        return held
+
+    return send_and_vanish
 
 
 @pytest.fixture

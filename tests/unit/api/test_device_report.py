@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import socket
-import struct
 from typing import Any
 
 import numpy as np
@@ -472,29 +470,22 @@ async def test_without_the_store_an_update_is_not_acknowledged_and_can_come_agai
 # -- repeats -----------------------------------------------------------------------------
 
 
-def reset(line: Any) -> None:
-    """Break the connection so that the peer hears of it at once."""
-    sock = line.writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    line.writer.transport.abort()
+@pytest.fixture
+def report_and_vanish(vanish: Any, until: Any) -> Any:
+    """Sends an update that is counted and whose answer cannot leave."""
 
+    async def run(member: Any, device: str) -> None:
+        held = await vanish(member, member.flat.report_message(device), "report")
+        held.go.set()
+        await until(lambda: not member.busy)
 
-async def report_and_vanish(member: Any, device: str, until: Any) -> None:
-    """Send an update whose device is gone before it can be answered."""
-    held = member.links[0].hold("report")
-    async with member.line() as line:
-        line.send(member.flat.request(member.flat.report_message(device)))
-        await held.reached.wait()
-        reset(line)
-        await until(lambda: not member.listener.server._open)
-    held.go.set()
-    await until(lambda: not member.busy)
+    return run
 
 
 async def test_a_repeat_of_an_update_whose_answer_could_not_leave_gets_that_answer(
-    bench: Any, full: Any, until: Any
+    bench: Any, full: Any, report_and_vanish: Any
 ) -> None:
-    await report_and_vanish(full, "d1", until)
+    await report_and_vanish(full, "d1")
     assert bench.counted == ["d1"]
 
     again = await full.flat.report("d1")
@@ -505,13 +496,13 @@ async def test_a_repeat_of_an_update_whose_answer_could_not_leave_gets_that_answ
 
 
 async def test_another_member_gives_the_answer_that_could_not_leave_too(
-    bench: Any, until: Any
+    bench: Any, report_and_vanish: Any
 ) -> None:
     await bench.open()
     one, other = await bench.member(), await bench.member()
     for device in ("d1", "d2"):
         await one.flat.check_in(device)
-    await report_and_vanish(one, "d1", until)
+    await report_and_vanish(one, "d1")
 
     assert outcome(await other.flat.report("d1")) == (200, COUNTED)
     await other.deliveries.flush()
@@ -521,16 +512,10 @@ async def test_another_member_gives_the_answer_that_could_not_leave_too(
 
 
 async def test_a_repeat_that_comes_before_the_lost_answer_was_ready_gets_it(
-    bench: Any, full: Any, until: Any
+    bench: Any, full: Any, vanish: Any, until: Any
 ) -> None:
     """Existing devices' HTTP clients do this by themselves when a connection breaks."""
-    held = full.links[0].hold("report")
-    request = full.flat.request(full.flat.report_message("d1"))
-    async with full.line() as line:
-        line.send(request)
-        await held.reached.wait()
-        reset(line)
-        await until(lambda: not full.listener.server._open)
+    held = await vanish(full, full.flat.report_message("d1"), "report")
     again = asyncio.create_task(full.flat.report("d1"))
     await until(lambda: full.busy == 2)
 
@@ -541,10 +526,10 @@ async def test_a_repeat_that_comes_before_the_lost_answer_was_ready_gets_it(
 
 
 async def test_the_answer_that_could_not_leave_is_given_after_the_round_too(
-    bench: Any, full: Any, until: Any
+    bench: Any, full: Any, report_and_vanish: Any
 ) -> None:
     await full.flat.report("d2")
-    await report_and_vanish(full, "d1", until)
+    await report_and_vanish(full, "d1")
     await bench.finish_round()
 
     assert outcome(await full.flat.report("d1", 1)) == (200, COUNTED)
