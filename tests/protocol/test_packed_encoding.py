@@ -50,7 +50,7 @@ def test_a_request_is_a_map_from_field_names_to_values() -> None:
         timestamp="1795317807104",
         sign_data=b"\x00\x01",
         download_compress_types=(0, 2),
-        model_round=4,
+        model_digest="ab12",
     )
 
     assert unpack(packed.encode(request)) == {
