@@ -85,7 +85,7 @@ def pick_free_port(count: int = 1) -> int:
             return first
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[..., int]:
     """Gives a port of 127.0.0.1 that nobody listens on, or the first of `count` in a row."""
     return pick_free_port
@@ -101,7 +101,7 @@ def poll_until(
         time.sleep(POLL_S)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """`wait_until(condition, "what", timeout_s=15)`: returns when the condition holds, or fails."""
     return poll_until

@@ -67,7 +67,7 @@ async def open_job(
 
 
 async def rebuild_job(stores: Stores, job: JobRecord, held: StartingPoint, lost: RoundRef) -> None:
-    """Create the records again from what a member holds, after the store came back empty.
+    """Create the records again from what a member holds, after the store has lost them.
 
     The round that was under way is tried again under its own number; its attempt grows, so
     that nothing of the first try is taken for the second.  A member that had not seen the
@@ -79,11 +79,11 @@ async def rebuild_job(stores: Stores, job: JobRecord, held: StartingPoint, lost:
         logger.info("another server holds a newer round than %d", lost.number)
         return
     if await _create(stores, job, held, attempt=lost.attempt + 1):
-        logger.warning("the store came back empty: round %d is tried again", lost.number)
+        logger.warning("the job is in the store again: round %d is tried again", lost.number)
 
 
 async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt: int) -> bool:
-    if await stores.jobs.job() is not None:
+    if await _is_known(stores, job, start):
         return False
     plan = plan_of(SharedParameters.parse(job.hyper_parameters))
     model = start.model
@@ -103,6 +103,14 @@ async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt:
         used = {record.blob for record in (await stores.jobs.models()).values()}
         await stores.blobs.drop([name for name in (blob,) if name not in used])
     return created
+
+
+async def _is_known(stores: Stores, job: JobRecord, start: StartingPoint) -> bool:
+    """Whether the store has a job, and not just an earlier state of this very run."""
+    found, snapshot = await stores.jobs.job(), await stores.rounds.snapshot()
+    if found is None or snapshot is None:
+        return False
+    return found.instance != job.instance or snapshot.ref.number > start.number
 
 
 def _check_parameters(mine: SharedParameters, cached: SharedParameters) -> None:

@@ -135,6 +135,9 @@ class JobView:
         snapshot = await self._stores.rounds.snapshot()
         if snapshot is None:
             raise JobLost("the store holds no round of this job any more")
+        if self._snapshot is not None and _is_behind(snapshot.ref, self._snapshot.ref):
+            number = snapshot.ref.number
+            raise JobLost(f"the store is back at round {number}, and this server has seen its end")
         return snapshot
 
     async def _look_deeper(self, ref: RoundRef) -> None:
@@ -215,3 +218,8 @@ class JobView:
             except TimeoutError:
                 return condition(self.snapshot)
         return True
+
+
+def _is_behind(found: RoundRef, known: RoundRef) -> bool:
+    """Whether the store has gone back in time, beyond the end of a round."""
+    return found.instance == known.instance and found.number < known.number

@@ -357,20 +357,30 @@ class LedDevices:
         )
         return await self._post(server, "getModel", request, messages.ResponseGetModel)
 
-    async def open_round(self) -> None:
-        """Both are admitted, and the first one's update is acknowledged."""
+    async def be_admitted(self) -> None:
+        """Both are admitted."""
         for server, name in enumerate(COUNTED):
             said = await patiently(lambda s=server, n=name: self.check_in(n, s))
             self.number = said.message.iteration
             self.base = np.asarray(said.message.feature_map[0].data)
+
+    async def open_round(self) -> None:
+        """Both are admitted, and the first one's update is acknowledged."""
+        await self.be_admitted()
         said = await self.upload("first", 0)
         assert (said.status, said.message.receipt.position) == (200, 1)
 
-    async def close_round(self, timeout_s: float = 20.0) -> None:
-        """The second one's update ends the round, with both in its model."""
-        said = await patiently(lambda: self.upload("second", 1), timeout_s)
+    async def uploaded(
+        self, name: str, server: int, *, position: int, timeout_s: float = 20.0
+    ) -> None:
+        """The device's update is counted in that place, sooner or later."""
+        said = await patiently(lambda: self.upload(name, server), timeout_s)
         assert said.message.receipt.round == self.number
-        assert said.message.receipt.position == 2
+        assert said.message.receipt.position == position
+
+    async def close_round(self) -> None:
+        """The second one's update ends the round, with both in its model."""
+        await self.uploaded("second", 1, position=2)
         await self.see_model()
 
     async def see_model(self) -> None:

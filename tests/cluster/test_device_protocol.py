@@ -317,7 +317,11 @@ def start_cluster(make_job: Any, redis_server: Any) -> Callable[..., Cluster]:
         job = make_job(redis_server.address, "Bench")
         weights = {name: np.array(values, np.float32) for name, values in INITIAL.items()}
         np.savez(job.folder / "initial.npz", **weights)
-        common = ("client.client_epoch_num=20", "client.client_learning_rate=0.01")
+        common = (
+            "client.client_epoch_num=20",
+            "client.client_learning_rate=0.01",
+            "cluster.lease_ms=10000",
+        )
         options = [f"--set={each}" for each in (*common, "cluster.hold_ms=0", *settings)]
         serving = ["--model=initial.npz", f"--local_server_num={servers}"]
         for script, more in (("run_sched.py", []), ("run_server.py", serving)):

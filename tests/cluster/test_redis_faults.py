@@ -15,6 +15,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,20 @@ class Patient:
     def _is_rewriting(admin: redis_client.Redis) -> bool:
         found = admin.info("persistence")
         return bool(found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
+
+    @property
+    def _file(self) -> Path:
+        found: Path = self.process.folder / "appendonlydir"
+        return found
+
+    def save_file(self) -> None:
+        """Keep what it has written so far."""
+        shutil.copytree(self._file, self.process.folder / "saved")
+
+    def restore_file(self) -> None:
+        """Put back what was kept."""
+        shutil.rmtree(self._file)
+        (self.process.folder / "saved").rename(self._file)
 
     def heal(self) -> None:
         """Undo what a test that failed has left behind."""
@@ -151,6 +166,59 @@ async def test_one_that_reads_much_data_when_it_comes_back(patient: Patient, dev
     await devices.resume()
     await devices.cluster.told(UNREACHABLE, LOADING)
     await asyncio.to_thread(patient.unfill)
+
+
+async def test_one_that_is_killed_when_the_last_update_is_acknowledged(
+    patient: Patient, devices: Any
+) -> None:
+    said = await devices.upload("second", 1)
+    assert said.status == 200
+    patient.process.kill()
+    await asyncio.to_thread(patient.process.start)
+
+    await devices.see_model()
+    for log in devices.cluster.logs:
+        devices.cluster.sentences(log)
+
+
+async def test_one_that_comes_back_without_what_it_had_acknowledged(
+    patient: Patient, devices: Any
+) -> None:
+    """An update that is lost with Redis's file counts nowhere, and once when it is sent again."""
+    await devices.close_round()
+    await devices.be_admitted()
+    devices.cluster.mark()
+    patient.save_file()
+    assert (await devices.upload("first", 0)).status == 200
+    patient.process.kill()
+    await devices.until_refused()
+    patient.restore_file()
+    await asyncio.to_thread(patient.process.start)
+
+    await devices.uploaded("second", 0, position=1)
+    await devices.uploaded("first", 0, position=2)
+    await devices.see_model()
+    await devices.cluster.told(UNREACHABLE)
+
+
+async def test_one_that_comes_back_with_a_round_that_had_ended(
+    patient: Patient, devices: Any
+) -> None:
+    """Servers hold its model, and bring it back: a round that has ended stays ended."""
+    patient.save_file()
+    await devices.close_round()
+    await devices.open_round()
+    number, base = devices.number, devices.base
+    patient.process.kill()
+    await devices.until_refused()
+    patient.restore_file()
+    await asyncio.to_thread(patient.process.start)
+
+    await devices.open_round()
+    assert devices.number == number
+    np.testing.assert_array_equal(devices.base, base)
+    await devices.close_round()
+    await devices.cluster.told(UNREACHABLE, LOST)
 
 
 async def test_one_that_comes_back_empty(patient: Patient, devices: Any) -> None:

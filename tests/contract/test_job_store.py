@@ -12,6 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.store.ports import (
     ClaimRequest,
@@ -64,6 +65,64 @@ async def test_a_job_may_start_from_a_later_model(stores: Stores) -> None:
     assert await stores.jobs.open(stores.job, RoundRef("run-1", 42, 3), stores.plan, model)
 
     assert await stores.jobs.models() == {41: model}
+
+
+async def test_an_earlier_round_of_the_same_run_is_replaced_by_a_later_one(
+    stores: Stores,
+) -> None:
+    """The store came back with an old state, and a member knows what happened since."""
+    rounds = await stores.open()
+    await rounds.check_in(stores.first, [Offer("a", 1, 1)])
+    model = replace(stores.model, number=4, blob="model-4")
+
+    assert await stores.jobs.open(stores.job, RoundRef("run-1", 5, 2), stores.plan, model)
+
+    again = stores._rounds()
+    snapshot = await again.snapshot()
+    assert snapshot is not None
+    assert (snapshot.ref, snapshot.phase) == (RoundRef("run-1", 5, 2), "waiting")
+    assert await stores.jobs.models() == {0: stores.model, 4: model}
+    assert await again.check_in(snapshot.ref, [Offer("a", 1, 1)]) == [Verdict.ACCEPTED]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_round_that_is_not_behind_is_kept(stores: Stores, number: int) -> None:
+    assert await stores.jobs.open(
+        stores.job, RoundRef("run-1", 2), stores.plan, replace(stores.model, number=1)
+    )
+    model = replace(stores.model, number=number - 1, blob="other")
+
+    created = await stores.jobs.open(stores.job, RoundRef("run-1", number, 9), stores.plan, model)
+
+    assert not created
+    snapshot = await stores._rounds().snapshot()
+    assert snapshot is not None
+    assert snapshot.ref == RoundRef("run-1", 2)
+    assert await stores.jobs.models() == {1: replace(stores.model, number=1)}
+
+
+async def test_a_job_whose_rounds_are_all_over_opens_closed(stores: Stores) -> None:
+    after_the_last = stores.job.rounds_total + 1
+    first = RoundRef("run-1", after_the_last)
+    model = replace(stores.model, number=stores.job.rounds_total)
+
+    assert await stores.jobs.open(stores.job, first, stores.plan, model)
+
+    rounds = stores._rounds()
+    snapshot = await rounds.snapshot()
+    assert snapshot is not None
+    assert snapshot.is_closed
+    assert await rounds.check_in(first, [Offer("a", 1, 1)]) == [Verdict.COHORT_FULL]
+
+
+@pytest.mark.redis
+async def test_a_job_that_lost_its_round_alone_can_be_opened_again(
+    connection: Connection, redis_job: Stores
+) -> None:
+    await redis_job.open()
+    await connection.command("DEL", redis_job.jobs._keys.round)  # type: ignore[attr-defined]
+
+    assert await redis_job.open()
 
 
 @pytest.mark.parametrize("text", ["", '{"a": "b c", "d": [1.5, null]}', "é\n\t{}", "x" * 100_000])

@@ -25,6 +25,7 @@ import yaml
 
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
+from fl_cluster.aggregate.scale import exponents
 from fl_cluster.api import plain_http
 from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
@@ -39,10 +40,11 @@ from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.finish import EndedRound, Finisher, FinishRules
-from fl_cluster.service.job import StartingPoint, open_job
+from fl_cluster.service.job import plan_of
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.memory import MemoryBlobStore, MemoryJobStore, MemoryRoundStore
+from fl_cluster.store.ports import JobRecord, ModelRecord
 from fl_cluster.wire import flat, messages, packed
 
 LEASE_MS = 3_000
@@ -365,9 +367,12 @@ class Bench:
             for name, values in self.weights.items()
         )
         values = np.array([x for each in layout for x in self.weights[each.name]], np.float32)
-        stores = Stores(cast(Any, None), self._jobs, self._blobs)
-        start = StartingPoint(Model(layout, values), 0)
-        await open_job(stores, SharedParameters.of(self.settings), start, "run-1")
+        model, parameters = Model(layout, values), SharedParameters.of(self.settings)
+        scales = exponents(model, parameters.cohort_size)
+        record = ModelRecord(0, "model-0", values.nbytes, model.digest, scales)
+        job = JobRecord("run-1", parameters.rounds_total, parameters.text, layout.to_json())
+        await self._blobs.put(record.blob, values.data, None)
+        assert await self._jobs.open(job, RoundRef("run-1", 1), plan_of(parameters), record)
         return self
 
     @property

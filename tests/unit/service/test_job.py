@@ -13,7 +13,7 @@ from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import SharedParameters
-from fl_cluster.errors import StartupError, StoreUnavailable
+from fl_cluster.errors import JobLost, StartupError, StoreUnavailable
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.service.job import StartingPoint, open_job, plan_of, rebuild_job
@@ -286,6 +286,43 @@ class TestRebuild:
         )
 
         assert empty.jobs.kept.keys() == {lost.number - 1}
+
+    async def test_a_store_that_went_back_in_time_gets_the_newest_round_again(self, empty, held):
+        stores, view = held[0]
+        old = starting_point(number=2, seed=1)
+        await open_job(empty.stores()[0], parameters(), old, "run-1")
+        with pytest.raises(JobLost, match="back at round 3"):
+            await view.refresh()
+
+        await self.rebuild(stores, view)
+        await view.refresh()
+
+        assert view.snapshot.ref == RoundRef("run-1", 5, attempt=2)
+        assert empty.jobs.kept.keys() == {2, 4}
+
+    async def test_another_run_is_not_replaced_however_young_it_is(self, empty, held):
+        stores, view = held[0]
+        await open_job(empty.stores()[0], parameters(), starting_point(), "run-2")
+
+        await self.rebuild(stores, view)
+
+        assert empty.jobs.record.instance == "run-2"
+        assert empty.jobs.kept.keys() == {0}
+
+    async def test_a_job_that_was_over_is_over_again(self, empty):
+        stores, other = empty.stores()[0], empty.stores()[0]
+        await open_job(stores, parameters(), starting_point(number=7), "run-1")
+        view = JobView(stores)
+        await view.refresh()
+        assert view.snapshot.is_closed
+        empty.jobs.record, empty.jobs.rounds = None, None
+
+        await self.rebuild(stores, view)
+
+        found = JobView(other)
+        await found.refresh()
+        assert found.snapshot.is_closed
+        assert found.snapshot.ref == RoundRef("run-1", 8, attempt=2)
 
     async def test_a_job_that_is_there_is_left_alone(self, empty, held):
         stores, view = held[0]

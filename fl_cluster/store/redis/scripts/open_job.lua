@@ -7,12 +7,12 @@
 -- fields and values, then the round's.
 -- created | exists.
 if redis.call('HGET', KEYS[1], 'opened_by') == ARGV[3] then return word('created') end
-local round, known = read(KEYS[2]), redis.call('HGET', KEYS[1], 'instance')
-local is_behind = known == ARGV[4] and tonumber(round.number or 0) < tonumber(ARGV[5])
-if known and not is_behind then return word('exists') end
+local round, run = read(KEYS[2]), redis.call('HGET', KEYS[1], 'name')
+local is_behind = run == ARGV[4] and round.ref and tonumber(round.number) < tonumber(ARGV[5])
+if run and round.ref and not is_behind then return word('exists') end
 local last = 6 + 2 * ARGV[6]
 redis.call('HSET', KEYS[1], 'opened_by', ARGV[3], unpack(ARGV, 7, last))
-if not known then redis.call('DEL', KEYS[3]) end
+if not is_behind then redis.call('DEL', KEYS[3]) end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], unpack(ARGV, last + 1))
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
