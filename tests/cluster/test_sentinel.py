@@ -39,8 +39,9 @@ class Watched:
     def __init__(self, program: str, run_redis: Callable[..., Any], folder: Path) -> None:
         self._program = program
         self._folder = folder
-        first = run_redis("--appendonly", "yes")
-        second = run_redis("--replicaof", f"127.0.0.1 {first.port}")
+        fast = ("--appendonly", "yes", "--repl-diskless-sync-delay", "0")
+        first = run_redis(*fast)
+        second = run_redis(*fast, "--replicaof", f"127.0.0.1 {first.port}")
         self._redis = {first.port: first, second.port: second}
         self._primary_port = first.port
         self._sentinels: list[subprocess.Popen[bytes]] = []
