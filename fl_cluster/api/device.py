@@ -26,7 +26,7 @@ from fl_cluster.api.replies import Replies
 from fl_cluster.errors import FlClusterError, PeerProtocolError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.service.checkin import CheckInDesk
+from fl_cluster.service.checkin import CheckInAnswer, CheckInDesk
 from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.view import JobView, StoredModel
@@ -177,15 +177,31 @@ class DevicePlane:
         if refusal is None:
             offer = Offer(device, asked.data_size, asked.eval_data_size)
             found = await self._desk.check_in(offer)
-            is_repeat = found.verdict is Verdict.ALREADY_CHECKED_IN and dialect.is_native
-            if found.verdict is Verdict.ACCEPTED or is_repeat:
+            if await self._is_admitted(dialect, found, device):
                 self._note_served()
                 ready = await self._replies.admit(dialect, found.snapshot, asked.model_digest)
-                return dialect.success(ready), True
-            is_over = self._view.snapshot.is_closed
-            refusal = refusals.JOB_FINISHED if is_over else refusals.CHECK_IN[found.verdict]
+                answer = dialect.success(ready)
+                return self._deliver(answer, found.snapshot.ref, _admission_of(device)), True
+            refusal = await self._refusal_of(found.verdict)
         response = self._replies.refuse_check_in(dialect, refusal, device)
         return dialect.refuse(response, refusal), False
+
+    async def _is_admitted(self, dialect: Dialect, found: CheckInAnswer, device: str) -> bool:
+        """Whether the device is in the cohort, and to be told so: now, or what it never heard."""
+        if found.verdict is not Verdict.ALREADY_CHECKED_IN:
+            return found.verdict is Verdict.ACCEPTED
+        if dialect.is_native:
+            return True
+        return not await self._deliveries.was_told(found.snapshot.ref, _admission_of(device))
+
+    async def _refusal_of(self, verdict: Verdict) -> Refusal:
+        """What a device is told that is not admitted; a full cohort is told before anything."""
+        if verdict is Verdict.ALREADY_CHECKED_IN:
+            await self._view.refresh()
+            if self._view.snapshot.phase != "selecting":
+                verdict = Verdict.COHORT_FULL
+        is_over = self._view.snapshot.is_closed
+        return refusals.JOB_FINISHED if is_over else refusals.CHECK_IN[verdict]
 
     async def _judge_size(self, data_size: int) -> Refusal | None:
         if 1 <= data_size <= MAX_DATA_SIZE:
@@ -229,14 +245,14 @@ class DevicePlane:
         receipt = await self._proof(dialect, arrival, found)
         if receipt is not None:
             ready = self._replies.count(dialect, found.snapshot, receipt)
-            return self._deliver(dialect.success(ready), arrival, found), True
+            ref, name = _ref_of(arrival, found), _report_of(arrival.record.device)
+            return self._deliver(dialect.success(ready), ref, name), True
         return self._refuse_found(dialect, arrival, found), False
 
-    def _deliver(self, answer: Answer, arrival: Arrival, found: CollectAnswer) -> Answer:
+    def _deliver(self, answer: Answer, ref: RoundRef, name: str) -> Answer:
         """Remember whether the answer left: a repeat of one that did not gets it again."""
-        ref, device = _ref_of(arrival, found), arrival.record.device
-        self._deliveries.begin(ref, device)
-        answer.when_over(lambda has_left: self._deliveries.end(ref, device, is_delivered=has_left))
+        self._deliveries.begin(ref, name)
+        answer.when_over(lambda has_left: self._deliveries.end(ref, name, is_delivered=has_left))
         return answer
 
     def _content(self, sent: messages.RequestUpdateModel) -> Update | Unfit:
@@ -264,7 +280,7 @@ class DevicePlane:
             return None
         if dialect.is_native:
             return receipt if receipt.digest == arrival.record.digest else None
-        was_told = await self._deliveries.was_told(_ref_of(arrival, found), device)
+        was_told = await self._deliveries.was_told(_ref_of(arrival, found), _report_of(device))
         return None if was_told else receipt
 
     def _refuse_found(self, dialect: Dialect, arrival: Arrival, found: CollectAnswer) -> Answer:
@@ -356,6 +372,16 @@ def _ref_of(arrival: Arrival, found: CollectAnswer) -> RoundRef:
     if arrival.number == current.number:
         return current
     return RoundRef(current.instance, arrival.number)
+
+
+def _admission_of(device: str) -> str:
+    """The name of the answer that the device is in the cohort."""
+    return f"{Visit.CHECK_IN}:{device}"
+
+
+def _report_of(device: str) -> str:
+    """The name of the answer that the device's update is counted."""
+    return f"{Visit.REPORT}:{device}"
 
 
 async def _digest(body: bytes | memoryview) -> str:

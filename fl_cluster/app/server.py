@@ -83,7 +83,7 @@ def check_urls(settings: Settings, address: str) -> None:
     """StartupError when the device URLs that the prefix makes are not URLs."""
     for name in ("startFLJob", "updateModel", "getModel"):
         url = f"http://{address}{settings.device.url_prefix or '/'}{name}"
-        if not URL_PATTERN.match(url):
+        if not URL_PATTERN.fullmatch(url):
             raise StartupError(
                 f"The http url:{url} is illegal! (client.http_url_prefix is"
                 f" {settings.device.url_prefix!r}; expected a path such as /prefix/)"

@@ -194,10 +194,10 @@ def _check_in(phase: Phase, event: CheckIn) -> tuple[Phase, Verdict]:
         return phase, Verdict.COHORT_FULL
     if phase.overdue(event.at) is not None:
         return phase, Verdict.LATE
-    if len(phase.cohort) >= phase.plan.cohort_size:
-        return phase, Verdict.COHORT_FULL
     if event.device in phase.cohort:
         return phase, Verdict.ALREADY_CHECKED_IN
+    if len(phase.cohort) >= phase.plan.cohort_size:
+        return phase, Verdict.COHORT_FULL
     admission = Admission(event.data_size, event.eval_data_size, event.at)
     grown = replace(phase, cohort={**phase.cohort, event.device: admission})
     if len(grown.cohort) == grown.plan.cohort_size:

@@ -1,7 +1,7 @@
-"""Which devices have been told that their update is counted.
+"""Which answers have reached their devices: that they are admitted, that an update is counted.
 
 Existing devices' HTTP clients silently send a request again when its connection broke.  A
-repeat of an update whose answer never left must get that answer: a refusal would cost the
+repeat of a request whose answer never left must get that answer: a refusal would cost the
 device its round.  A repeat of one that was answered gets the refusal that existing devices
 expect.  This member knows at once what it has told; the others are told of it soon.
 """
@@ -42,38 +42,38 @@ class Deliveries:
         self._untold: dict[RoundRef, list[str]] = defaultdict(list)
         self._worker: asyncio.Task[None] | None = None
 
-    def begin(self, ref: RoundRef, device: str) -> None:
-        """An answer is on its way; a repeat of the same device waits for what becomes of it."""
-        self._under_way[ref, device] = asyncio.Event()
+    def begin(self, ref: RoundRef, answer: str) -> None:
+        """The answer is on its way; a repeat of its request waits for what becomes of it."""
+        self._under_way[ref, answer] = asyncio.Event()
 
-    def end(self, ref: RoundRef, device: str, *, is_delivered: bool) -> None:
+    def end(self, ref: RoundRef, answer: str, *, is_delivered: bool) -> None:
         """The answer has left, or could not."""
         if is_delivered:
-            self._told[ref].add(device)
-            self._untold[ref].append(device)
+            self._told[ref].add(answer)
+            self._untold[ref].append(answer)
             while len(self._told) > KEPT_ROUNDS:
                 del self._told[next(iter(self._told))]
             if self._worker is None:
                 self._worker = asyncio.create_task(self._tell_store())
-        ended = self._under_way.pop((ref, device), None)
+        ended = self._under_way.pop((ref, answer), None)
         if ended is not None:
             ended.set()
 
-    async def was_told(self, ref: RoundRef, device: str) -> bool:
-        """Whether the device has been told, by this member or by another one.
+    async def was_told(self, ref: RoundRef, answer: str) -> bool:
+        """Whether the answer has left, from this member or from another one.
 
-        When no other member has said so within the time that takes, the answer was lost.
+        When no other member has said so within the time that takes, it was lost.
         """
-        ended = self._under_way.get((ref, device))
+        ended = self._under_way.get((ref, answer))
         if ended is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), WRITING_S)
-        if device in self._told.get(ref, ()):
+        if answer in self._told.get(ref, ()):
             return True
-        if await self._rounds.was_answered(ref, device):
+        if await self._rounds.was_answered(ref, answer):
             return True
         await asyncio.sleep(OTHERS_S)
-        return await self._rounds.was_answered(ref, device)
+        return await self._rounds.was_answered(ref, answer)
 
     async def flush(self) -> None:
         """Return when the store knows all that has been told so far, or cannot be reached."""
@@ -85,14 +85,14 @@ class Deliveries:
             while self._untold:
                 await asyncio.sleep(GATHER_S)
                 untold, self._untold = self._untold, defaultdict(list)
-                for ref, devices in untold.items():
-                    await self._tell_of(ref, devices)
+                for ref, answers in untold.items():
+                    await self._tell_of(ref, answers)
         finally:
             self._worker = None
 
-    async def _tell_of(self, ref: RoundRef, devices: Sequence[str]) -> None:
+    async def _tell_of(self, ref: RoundRef, answers: Sequence[str]) -> None:
         try:
-            await self._rounds.note_answered(ref, devices)
+            await self._rounds.note_answered(ref, answers)
         except FlClusterError as exc:
             # A repeat that reaches another member gets its answer twice, and nothing is lost.
-            logger.info("the store was not told of %d answers: %s", len(devices), exc)
+            logger.info("the store was not told of %d answers: %s", len(answers), exc)

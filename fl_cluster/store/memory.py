@@ -256,11 +256,11 @@ class MemoryRoundStore:
         claims = len(known.claims) if isinstance(known, Collecting) else 0
         return Counts(len(known.cohort), claims, len(known.reports))
 
-    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
-        self._answered.update((ref, device) for device in devices)
+    async def note_answered(self, ref: RoundRef, answers: Sequence[str]) -> None:
+        self._answered.update((ref, answer) for answer in answers)
 
-    async def was_answered(self, ref: RoundRef, device: str) -> bool:
-        return (ref, device) in self._answered
+    async def was_answered(self, ref: RoundRef, answer: str) -> bool:
+        return (ref, answer) in self._answered
 
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:
         known = self._known(ref)

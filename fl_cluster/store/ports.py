@@ -283,11 +283,11 @@ class RoundStore(Protocol):
     async def counts(self, ref: RoundRef) -> Counts:
         """How many devices are in the round, being folded, and counted."""
 
-    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
-        """Note that these devices have been told that their update is counted."""
+    async def note_answered(self, ref: RoundRef, answers: Sequence[str]) -> None:
+        """Note that these answers have reached their devices; an answer is any text."""
 
-    async def was_answered(self, ref: RoundRef, device: str) -> bool:
-        """Whether the device has been told, as far as is known."""
+    async def was_answered(self, ref: RoundRef, answer: str) -> bool:
+        """Whether the answer has reached its device, as far as is known."""
 
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:
         """Member -> pointer to its stored partial, in a fixed order."""

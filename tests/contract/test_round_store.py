@@ -166,7 +166,7 @@ async def test_a_batch_of_check_ins_is_judged_one_by_one(stores: Stores) -> None
         Verdict.ALREADY_CHECKED_IN,
         Verdict.ACCEPTED,
         Verdict.COHORT_FULL,
-        Verdict.COHORT_FULL,
+        Verdict.ALREADY_CHECKED_IN,
     ]
     assert isinstance((await rounds.load()).phase, Reporting)
 

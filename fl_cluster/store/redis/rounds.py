@@ -231,15 +231,15 @@ class RedisRoundStore:
         is_collecting = current in ([token.encode(), b"selecting"], [token.encode(), b"reporting"])
         return Counts(cohort, claims if is_collecting else 0, reports)
 
-    async def note_answered(self, ref: RoundRef, devices: Sequence[str]) -> None:
+    async def note_answered(self, ref: RoundRef, answers: Sequence[str]) -> None:
         keys = (self._keys.answered(str(ref)), self._keys.round)
         args: list[Argument] = [str(ref), LIVE_MS, FINISHED_MS]
-        args += (records.encode_id(device) for device in devices)
+        args += (records.encode_id(answer) for answer in answers)
         await self._connection.run("note_answered", keys, args)
 
-    async def was_answered(self, ref: RoundRef, device: str) -> bool:
+    async def was_answered(self, ref: RoundRef, answer: str) -> bool:
         key = self._keys.answered(str(ref))
-        found = await self._connection.command("SISMEMBER", key, records.encode_id(device))
+        found = await self._connection.command("SISMEMBER", key, records.encode_id(answer))
         return bool(found)
 
     async def partials(self, ref: RoundRef) -> Mapping[str, str]:

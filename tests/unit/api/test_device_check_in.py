@@ -273,6 +273,58 @@ async def test_missing_fields_come_before_a_full_cohort(member: Any) -> None:
     assert outcome(await member.flat.send_raw("startFLJob", b"\x05" * 64)) == (400, SCHEMA)
 
 
+# -- repeats -----------------------------------------------------------------------------
+
+
+async def check_in_and_vanish(vanish: Any, until: Any, member: Any, device: str) -> None:
+    """Check in a device that is gone before it can be answered."""
+    held = await vanish(member, member.flat.check_in_message(device), "check_in")
+    held.go.set()
+    await until(lambda: not member.busy)
+
+
+async def test_a_repeat_of_a_check_in_whose_answer_could_not_leave_gets_that_answer(
+    bench: Any, member: Any, vanish: Any, until: Any
+) -> None:
+    """Existing devices' HTTP clients repeat by themselves; a refusal would cost the round."""
+    await check_in_and_vanish(vanish, until, member, "d1")
+    assert list(bench.cohort) == ["d1"]
+
+    again = await member.flat.check_in("d1")
+
+    assert outcome(again) == (200, "success")
+    assert again.tensors == MODEL
+    assert outcome(await member.flat.check_in("d1")) == (300, already("d1"))
+    assert list(bench.cohort) == ["d1"]
+
+
+async def test_the_last_of_a_full_cohort_gets_its_lost_answer_from_any_member(
+    bench: Any, vanish: Any, until: Any
+) -> None:
+    await bench.open()
+    one, other = await bench.member(), await bench.member()
+    await one.flat.check_in("d1")
+    await check_in_and_vanish(vanish, until, one, "d2")
+
+    assert outcome(await other.flat.check_in("d2")) == (200, "success")
+    await other.deliveries.flush()
+    for member in (one, other):
+        assert outcome(await member.flat.check_in("d2")) == (300, FULL)
+    assert sorted(bench.cohort) == ["d1", "d2"]
+
+
+async def test_to_have_been_admitted_is_not_to_have_been_counted(
+    member: Any, vanish: Any, until: Any
+) -> None:
+    """An answer to the one request is no answer to the other."""
+    await member.flat.check_in("d1")
+    held = await vanish(member, member.flat.report_message("d1"), "report")
+    held.go.set()
+    await until(lambda: not member.busy)
+
+    assert (await member.flat.report("d1")).message.retcode == 200
+
+
 # -- when to come back -------------------------------------------------------------------
 
 
@@ -425,6 +477,21 @@ async def test_in_msgpack_a_repeat_is_admitted_again_and_counted_once(
     assert (again.status, again.message.verdict) == (200, "accepted")
     assert again.body == first.body
     assert list(bench.cohort) == ["d1"]
+
+
+async def test_in_msgpack_a_repeat_is_admitted_again_by_a_full_cohort_too(bench: Any) -> None:
+    """Otherwise a device whose answer was lost would be missing, and the round wait for it."""
+    await bench.open()
+    one, other = await bench.member(), await bench.member()
+    for device in ("d1", "d2"):
+        await one.packed.check_in(device)
+
+    again = await other.packed.check_in("d2")
+    stranger = await other.packed.check_in("d3")
+
+    assert (again.status, again.message.verdict) == (200, "accepted")
+    assert (stranger.status, stranger.message.verdict) == (429, "cohort_full")
+    assert sorted(bench.cohort) == ["d1", "d2"]
 
 
 @pytest.mark.parametrize(

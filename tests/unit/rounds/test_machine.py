@@ -197,7 +197,7 @@ def check_in_cases() -> list[Case]:
         ),
         Case("exactly at the deadline", SELECTING, check_in("c", SELECT_DEADLINE), Verdict.LATE),
         Case("a full cohort", REPORTING, check_in("d"), Verdict.COHORT_FULL),
-        Case("a member of a full cohort", REPORTING, check_in("a"), Verdict.COHORT_FULL),
+        Case("a member of a full cohort", REPORTING, check_in("a"), Verdict.ALREADY_CHECKED_IN),
         Case("a full cohort, late", REPORTING, check_in("d", REPORT_DEADLINE), Verdict.LATE),
         *(Case("too late", phase, check_in(), Verdict.COHORT_FULL) for phase in NOT_COLLECTING),
     ]

@@ -23,10 +23,10 @@ for i = 1, count do
   local known = redis.call('HGET', KEYS[2], device)
   if written_by(known, call) then
     words[i] = word('accepted')
-  elseif size >= tonumber(round.cohort_size) then
-    words[i] = word('cohort_full')
   elseif known then
     words[i] = word('already_checked_in')
+  elseif size >= tonumber(round.cohort_size) then
+    words[i] = word('cohort_full')
   else
     redis.call('HSET', KEYS[2], device, declaration .. ' ' .. now .. ' ' .. call)
     size, words[i] = size + 1, word('accepted')
