@@ -76,6 +76,7 @@ class Replies:
             response = self._admitted(snapshot, base)._replace(feature_map=feature_map)
             return dialect.encode(response)
 
+        self._ready.keep_only(snapshot.ref)
         key = ("check_in", dialect.is_native, snapshot.ref, base.record.digest)
         return await self._ready.get(key, base.model.layout.size, build)
 
@@ -187,6 +188,7 @@ class Replies:
         """The answer that carries model `number`; `asked` is the round the device named."""
         snapshot = self._view.snapshot
         record = self._view.record_of(number)
+        self._ready.keep_only(snapshot.ref)
         key = ("model", dialect.is_native, snapshot.ref, number, record and record.digest)
         body = self._ready.peek(key)
         if body is not None:
@@ -248,6 +250,16 @@ class ReadyBytes:
         self._slots = slots
         self._bodies: OrderedDict[Hashable, bytes] = OrderedDict()
         self._building: dict[Hashable, asyncio.Task[bytes]] = {}
+        self._generation: Hashable = None
+
+    def keep_only(self, generation: Hashable) -> None:
+        """Forget what was made for another generation: nobody will ask for it again.
+
+        Called before something new is built, because that may take as much memory again.
+        """
+        if generation != self._generation:
+            self._generation = generation
+            self._bodies.clear()
 
     def peek(self, key: Hashable) -> bytes | None:
         """The answer if it is ready."""

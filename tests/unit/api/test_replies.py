@@ -328,3 +328,15 @@ async def test_one_who_gives_up_does_not_keep_the_others_from_their_body() -> No
     go.set()
 
     assert await patient == b"body"
+
+
+async def test_answers_of_a_round_that_is_over_make_room_for_the_next_ones() -> None:
+    ready = ReadyBytes(slots=3)
+    ready.keep_only("round 1")
+    await ready.get("a", 1, lambda: b"old")
+
+    ready.keep_only("round 1")
+    kept = ready.peek("a")
+    ready.keep_only("round 2")
+
+    assert (kept, ready.peek("a")) == (b"old", None)
