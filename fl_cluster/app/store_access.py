@@ -188,7 +188,15 @@ async def _happens(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 async def announce_durability(connection: Connection) -> None:
-    """Log how much of what is acknowledged survives the end of Redis."""
-    found = await RedisDurability(connection).durability()
+    """Log how much of what is acknowledged survives the end of Redis, or its want of memory."""
+    reader = RedisDurability(connection)
+    found = await reader.durability()
     level = logging.WARNING if found.is_weak else logging.INFO
     logger.log(level, "%s", found.sentence)
+    policy = await reader.evicting_policy()
+    if policy:
+        logger.warning(
+            "Redis drops keys when its memory is full (maxmemory-policy %s), records of this job"
+            " among them: set it to noeviction",
+            policy,
+        )

@@ -80,6 +80,30 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
             "see to Redis's replication; a fail-over ends this by itself",
         ),
     ),
+    (
+        ("max number of clients",),
+        Condition(
+            Cause.STORE_UNREACHABLE,
+            "Redis takes no more connections",
+            "raise its maxclients with CONFIG SET maxclients, or end what else is connected to it",
+        ),
+    ),
+    (
+        ("No connection available",),
+        Condition(
+            Cause.STORE_UNREACHABLE,
+            "All connections of this process to Redis are in use",
+            "raise cluster.redis_pool, or see why Redis is slow",
+        ),
+    ),
+    (
+        ("no Sentinel names a primary",),
+        Condition(
+            Cause.STORE_UNREACHABLE,
+            "The Sentinels name no Redis",
+            "start them, or correct their addresses and the name in distributed_cache.address",
+        ),
+    ),
 )
 """Words in a refusal -> the condition that they speak of; the first that fits."""
 

@@ -41,6 +41,7 @@ REPLICA = "Redis is a read-only replica: it answers and takes no writes"
 DISK = "Redis cannot write to its disk and therefore takes no writes"
 FORBIDDEN = "Redis does not accept this user or its password"
 BUSY = "Redis is busy with a script that does not end"
+CROWDED = "Redis takes no more connections"
 LOST = "Redis has lost what it held of this job"
 
 
@@ -148,7 +149,7 @@ async def test_one_that_is_killed_and_comes_back_with_its_file(
     patient: Patient, devices: Any
 ) -> None:
     patient.process.kill()
-    await devices.until_refused()
+    await devices.until_refused("store_unreachable")
     await asyncio.to_thread(patient.process.start)
 
     await devices.resume()
@@ -254,7 +255,7 @@ async def test_one_that_is_emptied_while_it_runs(patient: Patient, devices: Any)
 
 async def test_one_that_has_no_memory_left(patient: Patient, devices: Any) -> None:
     patient.command("CONFIG", "SET", "maxmemory", 1)
-    await devices.until_refused()
+    await devices.until_refused("store_out_of_memory")
     patient.command("CONFIG", "SET", "maxmemory", 0)
 
     await devices.resume()
@@ -263,7 +264,7 @@ async def test_one_that_has_no_memory_left(patient: Patient, devices: Any) -> No
 
 async def test_one_that_was_made_a_replica(patient: Patient, devices: Any) -> None:
     patient.command("REPLICAOF", "127.0.0.1", 1)
-    await devices.until_refused()
+    await devices.until_refused("store_read_only")
     patient.command("REPLICAOF", "NO", "ONE")
 
     await devices.resume()
@@ -276,7 +277,7 @@ async def test_one_that_cannot_write_to_its_disk(patient: Patient, devices: Any)
     obstacle.mkdir()
     patient.command("CONFIG", "SET", "save", "3600 1000000")
     patient.command("BGSAVE")
-    await devices.until_refused()
+    await devices.until_refused("store_disk")
     obstacle.rmdir()
     patient.command("BGSAVE")
 
@@ -290,7 +291,7 @@ async def test_one_whose_password_was_changed(patient: Patient, devices: Any) ->
         admin.execute_command("CONFIG", "SET", "requirepass", "another")
         admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await devices.until_refused()
+        await devices.until_refused("store_forbidden")
         admin.execute_command("CONFIG", "SET", "requirepass", "")
 
     await devices.resume()
@@ -306,7 +307,8 @@ async def test_one_that_takes_no_more_connections(patient: Patient, devices: Any
         admin.execute_command("CONFIG", "SET", "maxclients", 10_000)
 
     await devices.resume()
-    await devices.cluster.told(UNREACHABLE)
+    # Redis says why and hangs up; whoever was just about to write does not hear it.
+    await devices.cluster.told((CROWDED, UNREACHABLE))
 
 
 async def test_one_that_is_busy_with_somebody_s_script(patient: Patient, devices: Any) -> None:
@@ -314,7 +316,7 @@ async def test_one_that_is_busy_with_somebody_s_script(patient: Patient, devices
         endless = asyncio.create_task(
             asyncio.to_thread(_ends_badly, other, "EVAL", "while true do end", 0)
         )
-        await devices.until_refused()
+        await devices.until_refused("store_busy")
         patient.command("SCRIPT", "KILL")
         await endless
 

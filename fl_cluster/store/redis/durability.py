@@ -1,4 +1,4 @@
-"""Reads from Redis how durable it is; a user without CONFIG rights gets UNKNOWN, no fault."""
+"""Reads from Redis what it keeps; a user without CONFIG rights learns nothing, and no fault."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from fl_cluster.store.redis.connection import Connection
 
 FORBIDDEN = ("NOPERM", "unknown command", "no permissions", "Access denied")
 """What Redis, and managed Redis whose CONFIG was renamed or removed, answer then."""
+
+
+def _is_forbidden(fault: StoreUnavailable | StoreCorrupt) -> bool:
+    return any(word in str(fault) for word in FORBIDDEN)
 
 
 class RedisDurability:
@@ -24,9 +28,23 @@ class RedisDurability:
                 save=await self._read("save"),
             )
         except (StoreUnavailable, StoreCorrupt) as exc:
-            if any(word in str(exc) for word in FORBIDDEN):
+            if _is_forbidden(exc):
                 return UNKNOWN
             raise
+
+    async def evicting_policy(self) -> str:
+        """The policy by which Redis drops keys when its memory is full; empty when it never does.
+
+        Empty also when it does not say.
+        """
+        try:
+            limit = await self._read("maxmemory")
+            policy = await self._read("maxmemory-policy")
+        except (StoreUnavailable, StoreCorrupt) as exc:
+            if _is_forbidden(exc):
+                return ""
+            raise
+        return "" if limit == "0" or policy == "noeviction" else policy
 
     async def _read(self, name: str) -> str:
         reply = await self._connection.command("CONFIG", "GET", name)

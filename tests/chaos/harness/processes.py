@@ -139,6 +139,10 @@ class Process:
             sample = Sample(time.monotonic(), resident)
             self.samples.setdefault(self.lives, []).append(sample)
 
+    def open_files(self) -> int:
+        """How many files and sockets it has open."""
+        return psutil.Process(self.pid).num_fds() if self.is_running() else 0
+
     def last_lines(self, count: int = 25) -> str:
         """The end of its log."""
         if not self.log.exists():

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from fl_cluster.telemetry.points import Point
+from harness.diary import Word
 from harness.faults import Fault, Injector, Kind, plan
 from harness.job import Dimensions
 from harness.proxy import Weather
@@ -158,7 +159,8 @@ async def everything_dies(world: World) -> None:
 
 
 async def rolling_restart(world: World) -> None:
-    """Every process once, by SIGTERM, in a job of twenty rounds, which all succeed."""
+    """Every process once, by SIGTERM, in a job of twenty rounds: all succeed, no request fails,
+    and every device goes home with the same model."""
     injector = Injector(world)
     world.expected_down.add(world.devices.name)
     for server in world.servers:
@@ -171,8 +173,12 @@ async def rolling_restart(world: World) -> None:
     world.expected_down.discard(world.scheduler.name)
     await until(lambda: world.witness.fields["phase"] == "closed", "the job is over", 120.0)
     await until(lambda: not world.devices.is_running(), "all devices go home", 30.0)
-    if world.witness.tally.abandoned:
-        raise Violation("no round fails", f"{world.witness.tally.abandoned} rounds failed")
+    await until(lambda: len(world.witness.homes) == len(world.dimensions.devices()), "all do", 5.0)
+    if set(world.witness.homes.values()) != {world.witness.digest}:
+        raise Violation("same bits", f"devices went home with {world.witness.homes}")
+    tally = world.witness.tally
+    if tally.abandoned or tally.words[Word.STUMBLED] or tally.words[Word.REPEAT_REFUSED]:
+        raise Violation("nobody notices", f"{tally.abandoned} abandoned, {dict(tally.words)}")
 
 
 async def scheduler_killed(world: World) -> None:
@@ -198,8 +204,13 @@ async def scheduler_killed(world: World) -> None:
 
 
 async def disk_full(world: World) -> None:
-    """Nothing can be written to the metrics file; rounds go on."""
+    """Nothing can be written to the metrics file: each round says so in a log, and goes on."""
     await world.rounds(3, 60.0)
+    logs = "".join(server.log.read_text() for server in world.servers)
+    complaints = logs.count("is not accounted for")
+    world.faults["no space for a metrics line"] += complaints
+    if complaints < world.witness.tally.rounds:
+        raise Violation("what fails is told", f"{complaints} complaints")
 
 
 EVERYTHING: Mapping[Kind, float] = {

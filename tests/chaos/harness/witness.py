@@ -177,6 +177,8 @@ class Witness:
         self._first_seen_ms = 0
         self.fields: dict[str, str] = {}
         """The current round as last seen."""
+        self.homes: dict[str, str] = {}
+        """Device -> digest of the model it went home with."""
         self.claims: dict[str, str] = {}
         self.counts = (0, 0)
         """How many devices are in the current round's cohort, and how many are counted."""
@@ -196,6 +198,11 @@ class Witness:
     def number(self) -> int:
         """The current round; 0 before the first look."""
         return number_of(self.ref)
+
+    @property
+    def digest(self) -> str:
+        """Of the newest model."""
+        return job.digest(self._base)
 
     def forgive(self, ref: str) -> None:
         """Redis forgets a part of this round: what devices were told of it may be wrong."""
@@ -389,6 +396,8 @@ class Witness:
             self.tally.words[line.word] += 1
             if line.word is Word.FAILED:
                 raise Violation("no device fails", f"{line.device}: {line.text}")
+            if line.word is Word.WENT_HOME:
+                self.homes[line.device] = line.text
             is_told = line.word is Word.ACKNOWLEDGED or (
                 line.word is Word.CONCLUDED and line.text == "counted"
             )

@@ -459,6 +459,8 @@ class World:
             await asyncio.sleep(LOOK_S)
         await self.witness.conclude()
         await self.witness.audit()
+        for server in self.servers:
+            print(server.name, server.open_files())
         if is_checked_for_memory:
             for growth in memory.growths(self.watched_for_memory()):
                 if not growth.is_flat:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fl_cluster.app.store_access import open_store
+from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.config.load import load
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import ExitCode, StoreUnavailable
@@ -293,3 +293,42 @@ class TestTheEmbeddedRedis:
 
         assert complaint.levelno == logging.ERROR
         assert "cannot be started again: no redis-server found" in complaint.getMessage()
+
+
+class TestWhatIsSaidAtStart:
+    @pytest.mark.parametrize(
+        ("options", "is_warned"),
+        [
+            (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), True),
+            (("--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"), True),
+            (("--maxmemory", "100mb"), False),
+            (("--maxmemory-policy", "allkeys-lru"), False),
+        ],
+    )
+    async def test_a_redis_that_drops_keys_is_warned_of(
+        self,
+        jobs: Jobs,
+        start_redis: Start,
+        caplog: pytest.LogCaptureFixture,
+        options: tuple[str, ...],
+        is_warned: bool,
+    ) -> None:
+        redis = start_redis("--appendonly", "yes", *options)
+
+        async with open_store(jobs.at(redis.address)) as connection:
+            await announce_durability(connection)
+
+        assert [message.partition(" (")[0] for message in caplog.messages] == (
+            ["Redis drops keys when its memory is full"] if is_warned else []
+        )
+
+    async def test_a_user_who_may_not_ask_is_not_warned(
+        self, jobs: Jobs, start_redis: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        redis = start_redis("--user", "worker", "on", ">secret", "~*", "+@all", "-config")
+        settings = jobs.at(redis.address, username="worker", password="secret")
+
+        async with open_store(settings) as connection:
+            await announce_durability(connection)
+
+        assert caplog.messages == []

@@ -100,3 +100,23 @@ async def test_what_is_stored_may_be_the_trouble(fault, beginning, caplog):
 
     [message] = caplog.messages
     assert message.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("reason", "beginning"),
+    [
+        ("max number of clients reached", "Redis takes no more connections"),
+        ("No connection available.", "All connections of this process to Redis are in use"),
+        ("no Sentinel names a primary (a:1: refused)", "The Sentinels name no Redis"),
+        ("READONLY You can't write against a read only replica.", "Redis is a read-only replica"),
+        ("MISCONF Redis is configured to save RDB snapshots", "Redis cannot write to its disk"),
+        ("BUSY Redis is busy running a script.", "Redis is busy with a script"),
+        ("Authentication required.", "Redis does not accept this user"),
+        ("Timeout reading from redis:6379", "Redis does not answer"),
+    ],
+)
+async def test_each_condition_has_its_sentence(reason, beginning, caplog):
+    StoreWatch().note("look", StoreUnavailable("renew", reason))
+
+    [message] = caplog.messages
+    assert message.startswith(beginning)
