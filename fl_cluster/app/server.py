@@ -243,7 +243,10 @@ class Server:
     async def _rebuild(self) -> None:
         base = self._view.base
         held = StartingPoint(base.model, base.record.number)
-        await rebuild_job(self._stores, self._view.job, held, self._view.snapshot.ref)
+        seen = self._view.snapshot
+        await rebuild_job(
+            self._stores, self._view.job, held, seen.ref, is_disabled=seen.is_disabled
+        )
 
     def _new_id(self) -> str:
         return new_id(self._link_address)

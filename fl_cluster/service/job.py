@@ -66,23 +66,37 @@ async def open_job(
     return found
 
 
-async def rebuild_job(stores: Stores, job: JobRecord, held: StartingPoint, lost: RoundRef) -> None:
+async def rebuild_job(
+    stores: Stores,
+    job: JobRecord,
+    held: StartingPoint,
+    lost: RoundRef,
+    *,
+    is_disabled: bool = False,
+) -> None:
     """Create the records again from what a member holds, after the store has lost them.
 
     The round that was under way is tried again under its own number; its attempt grows, so
     that nothing of the first try is taken for the second.  A member that had not seen the
-    newest round leaves this to one that had.
+    newest round leaves this to one that had.  What an operator has disabled stays so.
     """
     await stores.jobs.nominate(lost.number)
     await asyncio.sleep(NOMINATIONS_S)
     if await stores.jobs.nominate(lost.number) > lost.number:
         logger.info("another server holds a newer round than %d", lost.number)
         return
-    if await _create(stores, job, held, attempt=lost.attempt + 1):
+    if await _create(stores, job, held, attempt=lost.attempt + 1, is_disabled=is_disabled):
         logger.warning("the job is in the store again: round %d is tried again", lost.number)
 
 
-async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt: int) -> bool:
+async def _create(
+    stores: Stores,
+    job: JobRecord,
+    start: StartingPoint,
+    attempt: int,
+    *,
+    is_disabled: bool = False,
+) -> bool:
     if await _is_known(stores, job, start):
         return False
     plan = plan_of(SharedParameters.parse(job.hyper_parameters))
@@ -97,7 +111,7 @@ async def _create(stores: Stores, job: JobRecord, start: StartingPoint, attempt:
         exponents(model, plan.cohort_size),
     )
     first = RoundRef(job.instance, start.number + 1, attempt)
-    created = await stores.jobs.open(job, first, plan, record)
+    created = await stores.jobs.open(job, first, plan, record, is_disabled=is_disabled)
     if not created:
         # Another member was faster, and may have stored the same model under the same name.
         used = {record.blob for record in (await stores.jobs.models()).values()}

@@ -83,7 +83,13 @@ class MemoryJobStore:
         self._clock = clock
 
     async def open(
-        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+        self,
+        job: JobRecord,
+        first: RoundRef,
+        plan: RoundPlan,
+        model: ModelRecord,
+        *,
+        is_disabled: bool = False,
     ) -> bool:
         is_same_run = self.record is not None and self.record.instance == job.instance
         if self.rounds is not None and not (is_same_run and self.rounds.number < first.number):
@@ -91,7 +97,10 @@ class MemoryJobStore:
         self.record = job
         self.kept = {**(self.kept if is_same_run else {}), model.number: model}
         is_over = first.number > job.rounds_total
-        self.rounds = MemoryRoundStore(self, first, plan, self._clock, is_closed=is_over)
+        opened = Round(
+            Closed(first, plan) if is_over else Waiting(first, plan), is_disabled=is_disabled
+        )
+        self.rounds = MemoryRoundStore(self, opened, self._clock)
         return True
 
     async def job(self) -> JobRecord | None:
@@ -111,19 +120,11 @@ class MemoryJobStore:
 class MemoryRoundStore:
     """`RoundStore` in one process: `step`, and what it says."""
 
-    def __init__(
-        self,
-        jobs: MemoryJobStore,
-        first: RoundRef,
-        plan: RoundPlan,
-        clock: Callable[[], int],
-        *,
-        is_closed: bool = False,
-    ) -> None:
+    def __init__(self, jobs: MemoryJobStore, opened: Round, clock: Callable[[], int]) -> None:
         self._jobs = jobs
-        self._plan = plan
+        self._plan = opened.phase.plan
         self._clock = clock
-        self._round = Round(Closed(first, plan) if is_closed else Waiting(first, plan))
+        self._round = opened
         self._failures = 0
         self._last_outcome = ""
         self._last_reason: Reason | None = None

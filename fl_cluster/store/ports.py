@@ -309,7 +309,13 @@ class JobStore(Protocol):
     """The job's records: one run at a time, and its newest models."""
 
     async def open(
-        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+        self,
+        job: JobRecord,
+        first: RoundRef,
+        plan: RoundPlan,
+        model: ModelRecord,
+        *,
+        is_disabled: bool = False,
     ) -> bool:
         """Create the job's records; False when they exist already and nothing was changed.
 

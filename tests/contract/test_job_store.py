@@ -115,6 +115,17 @@ async def test_a_job_whose_rounds_are_all_over_opens_closed(stores: Stores) -> N
     assert await rounds.check_in(first, [Offer("a", 1, 1)]) == [Verdict.COHORT_FULL]
 
 
+async def test_a_job_may_be_opened_disabled(stores: Stores) -> None:
+    assert await stores.jobs.open(
+        stores.job, stores.first, stores.plan, stores.model, is_disabled=True
+    )
+
+    rounds = stores._rounds()
+    assert await rounds.check_in(stores.first, [Offer("a", 1, 1)]) == [Verdict.JOB_DISABLED]
+    assert await rounds.enable() is Verdict.ACCEPTED
+    assert await rounds.check_in(stores.first, [Offer("a", 1, 1)]) == [Verdict.ACCEPTED]
+
+
 @pytest.mark.redis
 async def test_a_job_that_lost_its_round_alone_can_be_opened_again(
     connection: Connection, redis_job: Stores

@@ -29,12 +29,20 @@ class RedisJobStore:
         self._keys = keys
 
     async def open(
-        self, job: JobRecord, first: RoundRef, plan: RoundPlan, model: ModelRecord
+        self,
+        job: JobRecord,
+        first: RoundRef,
+        plan: RoundPlan,
+        model: ModelRecord,
+        *,
+        is_disabled: bool = False,
     ) -> bool:
         fields, is_over = records.job_fields(job), first.number > job.rounds_total
         args: list[Argument] = [model.number, records.model_text(model), call_name()]
         args += (job.instance, first.number, len(fields))
-        of_round = records.first_round_fields(first, plan, is_closed=is_over)
+        of_round = records.first_round_fields(
+            first, plan, is_closed=is_over, is_disabled=is_disabled
+        )
         for name, value in (*fields.items(), *of_round.items()):
             args += (name, value)
         keys = (self._keys.instance, self._keys.round, self._keys.models)

@@ -58,9 +58,9 @@ def encode_id(device: str) -> bytes:
 
 
 def first_round_fields(
-    ref: RoundRef, plan: RoundPlan, *, is_closed: bool = False
+    ref: RoundRef, plan: RoundPlan, *, is_closed: bool, is_disabled: bool
 ) -> dict[str, str]:
-    """The hash of a round that nobody has checked in to, and nobody can if it `is_closed`."""
+    """The hash of a round that nobody has checked in to; nobody can if it is closed."""
     fields = {
         "ref": str(ref),
         "number": str(ref.number),
@@ -73,7 +73,7 @@ def first_round_fields(
         "lease_until": "",
         "served": "1",
         "failures_in_a_row": "0",
-        "is_disabled": "0",
+        "is_disabled": "1" if is_disabled else "0",
         "successor": "",
         "last_outcome": "",
         "last_reason": "",

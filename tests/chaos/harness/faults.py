@@ -62,7 +62,7 @@ SECONDS: Mapping[Kind, tuple[float, float]] = {
     Kind.SPLIT_BEYOND_LEASE: (2.5, 5.0),
     Kind.KILL_SCHEDULER: (0.1, 1.0),
     Kind.PAUSE_REDIS: (0.2, 2.5),
-    Kind.STOP_REDIS: (0.2, 4.0),
+    Kind.STOP_REDIS: (0.2, 3.5),
     Kind.KILL_REDIS: (0.0, 1.5),
     Kind.FLUSH_SCRIPTS: (0.0, 0.0),
     Kind.REFUSE_WRITES: (0.2, 2.5),

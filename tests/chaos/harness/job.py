@@ -55,7 +55,7 @@ class Dimensions:
     round_window_ms: int = 25_000
     rounds_total: int = 1_000_000
     lease_ms: int = 2_000
-    redis_timeout_ms: int = 1_000
+    redis_timeout_ms: int = 1_500
     metrics_file: str = "metrics.json"
     trust_s: float = 5.0
     """How long devices of the SDK believe that their update is still known."""

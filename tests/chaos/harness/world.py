@@ -40,6 +40,9 @@ LOOK_S = 0.06
 SAMPLE_S = 1.0
 START_S = 30.0
 DRAIN_S = 20.0
+MOST_FILES = 100
+"""What a server has open when nobody asks it for anything: its pool of connections to Redis,
+its links, its log."""
 SETTLE_S = 0.1
 """What Redis needs at most to answer what it has been sent."""
 STORE_UNREACHABLE = 3
@@ -460,7 +463,8 @@ class World:
         await self.witness.conclude()
         await self.witness.audit()
         for server in self.servers:
-            print(server.name, server.open_files())
+            if server.open_files() > MOST_FILES:
+                raise Violation("nothing piles up", f"{server.name}: {server.open_files()} files")
         if is_checked_for_memory:
             for growth in memory.growths(self.watched_for_memory()):
                 if not growth.is_flat:

@@ -309,6 +309,15 @@ class TestRebuild:
         assert empty.jobs.record.instance == "run-2"
         assert empty.jobs.kept.keys() == {0}
 
+    async def test_a_job_that_was_disabled_is_disabled_again(self, empty, held):
+        stores, view = held[0]
+        base = StartingPoint(view.base.model, view.base.record.number)
+
+        await rebuild_job(stores, view.job, base, view.snapshot.ref, is_disabled=True)
+        await view.refresh()
+
+        assert view.snapshot.is_disabled
+
     async def test_a_job_that_was_over_is_over_again(self, empty):
         stores, other = empty.stores()[0], empty.stores()[0]
         await open_job(stores, parameters(), starting_point(number=7), "run-1")
