@@ -22,7 +22,8 @@ LOOPBACK = ("127.", "localhost", "::1")
 def is_local(store: CacheAddress) -> bool:
     """Whether only processes of this host reach the store."""
     is_private = store.kind in (CacheKind.EMBEDDED, CacheKind.UNIX)
-    return is_private or store.host.startswith(LOOPBACK)
+    hosts = [place.host for place in store.sentinels] or [store.host]
+    return is_private or any(host.startswith(LOOPBACK) for host in hosts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ RENEWALS_PER_LEASE = 10
 HURRY_S = 0.5
 """Longest pause between renewals while the store is not well: that it is again shows here."""
 
-SILENCE_S = 3.0
+SILENCE_S, SILENCE_STEPS = 3.0, 6
 """A renewal that is not answered for so long: the store is not well, whatever it says later."""
 
 LEASE = "lease"
@@ -123,13 +123,18 @@ class Membership:
 
     async def _look_impatiently(self) -> None:
         """Look, and say so when that takes too long."""
-        silence = StoreUnavailable("renew", f"no answer for {SILENCE_S:g} s")
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(SILENCE_S, self._watch.note, LEASE, silence)
+        complaint = asyncio.create_task(self._complain_of_silence())
         try:
             await self.look()
         finally:
-            timer.cancel()
+            complaint.cancel()
+
+    async def _complain_of_silence(self) -> None:
+        # In steps: a process that stood still itself has not waited for anybody.
+        for _ in range(SILENCE_STEPS):
+            await asyncio.sleep(SILENCE_S / SILENCE_STEPS)
+        silence = StoreUnavailable("renew", f"no answer for {SILENCE_S:g} s")
+        self._watch.note(LEASE, silence)
 
     async def look(self) -> None:
         """Renew once, and bury who is overdue."""

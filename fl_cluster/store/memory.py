@@ -100,7 +100,7 @@ class MemoryJobStore:
         opened = Round(
             Closed(first, plan) if is_over else Waiting(first, plan), is_disabled=is_disabled
         )
-        self.rounds = MemoryRoundStore(self, opened, self._clock)
+        self.rounds = MemoryRoundStore(self, opened, plan, self._clock)
         return True
 
     async def job(self) -> JobRecord | None:
@@ -120,9 +120,11 @@ class MemoryJobStore:
 class MemoryRoundStore:
     """`RoundStore` in one process: `step`, and what it says."""
 
-    def __init__(self, jobs: MemoryJobStore, opened: Round, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, jobs: MemoryJobStore, opened: Round, plan: RoundPlan, clock: Callable[[], int]
+    ) -> None:
         self._jobs = jobs
-        self._plan = opened.phase.plan
+        self._plan = plan
         self._clock = clock
         self._round = opened
         self._failures = 0

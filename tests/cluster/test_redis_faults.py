@@ -80,18 +80,30 @@ class Patient:
         return bool(found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
 
     @property
-    def _file(self) -> Path:
-        found: Path = self.process.folder / "appendonlydir"
-        return found
+    def _files(self) -> list[Path]:
+        """The append-only file: one until Redis 7, a folder since."""
+        return list(self.process.folder.glob("appendonly*"))
 
     def save_file(self) -> None:
         """Keep what it has written so far."""
-        shutil.copytree(self._file, self.process.folder / "saved")
+        saved = self.process.folder / "saved"
+        saved.mkdir()
+        for path in self._files:
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, saved / path.name)
+
+    def lose_file(self) -> None:
+        """Forget all it has written."""
+        for path in self._files:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def restore_file(self) -> None:
         """Put back what was kept."""
-        shutil.rmtree(self._file)
-        (self.process.folder / "saved").rename(self._file)
+        self.lose_file()
+        saved = self.process.folder / "saved"
+        for path in saved.iterdir():
+            path.rename(self.process.folder / path.name)
+        saved.rmdir()
 
     def heal(self) -> None:
         """Undo what a test that failed has left behind."""
@@ -226,7 +238,7 @@ async def test_one_that_comes_back_empty(patient: Patient, devices: Any) -> None
     """The round is tried again, from the same model, and whoever was in it can be in it again."""
     number, base = devices.number, devices.base
     patient.process.kill()
-    shutil.rmtree(patient.process.folder / "appendonlydir")
+    patient.lose_file()
     await devices.until_refused()
     await asyncio.to_thread(patient.process.start)
 

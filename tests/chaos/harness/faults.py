@@ -118,8 +118,11 @@ def plan(seed: int, mix: Mapping[Kind, float]) -> Iterator[Fault]:
 class Injector:
     """Does to a world what a plan says, several things at a time."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, spares_first: bool = False) -> None:
+        """`spares_first`: the first server is stopped and split, and ends only with all others,
+        so that there is a long life to judge memory by."""
         self._world = world
+        self._spared = world.servers[0] if spares_first else None
         self._held: set[str] = set()
         self._methods: Mapping[Kind, Callable[[Fault], Awaitable[None]]] = {
             Kind.KILL_SERVER: self._kill_server,
@@ -175,13 +178,14 @@ class Injector:
         ]
 
     @contextmanager
-    def _some_server(self, fault: Fault) -> Iterator[Process | None]:
+    def _some_server(self, fault: Fault, *, ends: bool) -> Iterator[Process | None]:
         """A server to have hold of; None when the last well one has to be left alone."""
         well = self.well_servers()
-        if len(well) < 2:
+        choice = [server for server in well if not ends or server is not self._spared]
+        if len(well) < 2 or not choice:
             yield None
             return
-        server = well[fault.target % len(well)]
+        server = choice[fault.target % len(choice)]
         self._held.add(server.name)
         try:
             yield server
@@ -189,7 +193,7 @@ class Injector:
             self._held.discard(server.name)
 
     async def _kill_server(self, fault: Fault) -> None:
-        with self._some_server(fault) as server:
+        with self._some_server(fault, ends=True) as server:
             if server is None:
                 return
             self._note(fault.kind)
@@ -199,7 +203,7 @@ class Injector:
             await self._world.start_server(server, fault.point)
 
     async def _retire_server(self, fault: Fault) -> None:
-        with self._some_server(fault) as server:
+        with self._some_server(fault, ends=True) as server:
             if server is None:
                 return
             self._note(fault.kind)
@@ -218,7 +222,7 @@ class Injector:
         self._world.armed.pop(process.name, None)
 
     async def _stop_server(self, fault: Fault) -> None:
-        with self._some_server(fault) as server:
+        with self._some_server(fault, ends=False) as server:
             if server is None:
                 return
             self._note(fault.kind)
@@ -227,7 +231,7 @@ class Injector:
             server.signal(signal.SIGCONT)
 
     async def _split_server(self, fault: Fault) -> None:
-        with self._some_server(fault) as server:
+        with self._some_server(fault, ends=False) as server:
             if server is None:
                 return
             self._note(fault.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ STORE_STORM = Weather(
 """Delays go beyond the time-out of commands: what was given up arrives all the same."""
 
 FEW = 8
+LONG_ENOUGH_S = 44.0
 SHOWN_S = 1.5
 """Until the scheduler shows that a server has died or come: a second, and looking at it."""
 
@@ -69,14 +71,15 @@ class Scenario:
 
 async def suffer(world: World, mix: Mapping[Kind, float], seconds: float, spacing_s: float) -> None:
     """Faults of these kinds for so long, then good weather and two more rounds."""
-    await Injector(world).run(plan(world.seed, mix), seconds, spacing_s)
+    injector = Injector(world, spares_first=mix is EVERYTHING)
+    await injector.run(plan(world.seed, mix), seconds, spacing_s)
     await world.settle()
     await world.rounds(2, 60.0)
 
 
 async def servers_killed(world: World) -> None:
     """At any instant, and again at named points."""
-    await suffer(world, {Kind.KILL_SERVER: 1}, 22.0, 2.0)
+    await suffer(world, {Kind.KILL_SERVER: 1}, 16.0, 2.0)
 
 
 async def servers_killed_at_points(world: World) -> None:
@@ -105,15 +108,15 @@ async def redis_troubled(world: World) -> None:
         Kind.FLUSH_SCRIPTS,
         Kind.REFUSE_WRITES,
     )
-    await suffer(world, dict.fromkeys(kinds, 1.0), 22.0, 1.5)
+    await suffer(world, dict.fromkeys(kinds, 1.0), 18.0, 1.5)
 
 
 async def lines_to_devices(world: World) -> None:
-    """Requests and answers lost, cut, late and doubled."""
+    """Requests and answers lost, cut, late and doubled, for long enough to see memory grow."""
     await world.set_weather(STORM, None)
-    await world.rounds(8, 120.0)
+    await asyncio.sleep(LONG_ENOUGH_S)
     await world.settle()
-    await world.rounds(1, 60.0)
+    await world.rounds(2, 60.0)
 
 
 async def lines_to_redis(world: World) -> None:
@@ -121,7 +124,7 @@ async def lines_to_redis(world: World) -> None:
     and servers that cannot reach Redis while others can."""
     await world.set_weather(None, STORE_STORM)
     kinds = {Kind.SPLIT_BRIEFLY: 2.0, Kind.SPLIT_BEYOND_LEASE: 1.0}
-    await suffer(world, kinds, 20.0, 3.0)
+    await suffer(world, kinds, 16.0, 3.0)
 
 
 async def redis_empties(world: World) -> None:
@@ -227,11 +230,11 @@ EVERYTHING: Mapping[Kind, float] = {
     Kind.KILL_REDIS: 1,
     Kind.FLUSH_SCRIPTS: 1,
     Kind.REFUSE_WRITES: 1,
-    Kind.EVERYTHING_DIES: 0.3,
+    Kind.EVERYTHING_DIES: 0.2,
 }
 
 
-async def everything_at_once(world: World, seconds: float = 40.0) -> None:
+async def everything_at_once(world: World, seconds: float = 32.0) -> None:
     """All kinds of faults, in drizzle."""
     await world.set_weather(DRIZZLE, STORE_DRIZZLE)
     await suffer(world, EVERYTHING, seconds, 2.0)

@@ -36,6 +36,7 @@ from harness.processes import Process, module
 from harness.proxy import Weather
 from harness.witness import PREFIX, Violation, Witness
 
+LISTENING_PORTS = range(12_000, 32_000)
 LOOK_S = 0.06
 SAMPLE_S = 1.0
 START_S = 30.0
@@ -65,12 +66,15 @@ class Ports:
 
 
 def free_ports(servers: int) -> Ports:
-    """Ports that nobody listens on now."""
+    """Ports that nobody listens on now, and that no outgoing connection is given while the
+    process that listens there is dead: below the range of those."""
     count = 3 * servers + 4
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+    found: list[int] = []
+    for port in random.SystemRandom().sample(LISTENING_PORTS, len(LISTENING_PORTS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            break
     return Ports(
         found[:servers],
         found[servers : 2 * servers],

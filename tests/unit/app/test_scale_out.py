@@ -97,6 +97,8 @@ def test_what_was_laid_over_the_file_is_laid_over_it_again_but_for_secrets() -> 
         ("10.0.0.1:6379", False),
         ("redis.example.com:6379", False),
         ("rediss://10.0.0.1:6379", False),
+        ("sentinel://127.0.0.1:26379,127.0.0.1:26380/main", True),
+        ("sentinel://10.0.0.5,10.0.0.6/main", False),
     ],
 )
 def test_a_store_is_local_when_only_this_host_reaches_it(address: str, expected: bool) -> None:

@@ -342,6 +342,30 @@ async def test_a_renewal_without_an_answer_is_a_store_that_is_not_well(
     await asyncio.wait([loop])
 
 
+async def test_a_process_that_stood_still_does_not_complain_of_the_store(
+    book: MemberBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership, watch = a_membership(book, "first"), StoreWatch()
+    membership.report_to(watch)
+    await membership.join()
+    answer = asyncio.Event()
+
+    async def hang(member_id: str, lease_ms: int) -> Renewal:
+        await answer.wait()
+        return Renewal.RENEWED
+
+    monkeypatch.setattr(book, "renew", hang)
+    loop = asyncio.create_task(membership.run())
+    await asyncio.sleep(0.1)
+    asyncio.get_running_loop().now += 30.0  # type: ignore[attr-defined]
+    await asyncio.sleep(0.1)
+
+    assert watch.trouble is None
+    answer.set()
+    loop.cancel()
+    await asyncio.wait([loop])
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while True:
