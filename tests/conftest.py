@@ -18,6 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine that others use too may take its time over any example.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 START_S = 10.0
 POLL_S = 0.005
