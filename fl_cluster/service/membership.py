@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from fl_cluster.errors import StoreCorrupt, StoreUnavailable
+from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, MemberEvent, reborn, step
 from fl_cluster.service.store_watch import StoreWatch
 from fl_cluster.store.member_port import MemberStore, Renewal
@@ -116,7 +116,7 @@ class Membership:
             try:
                 await self._look_impatiently()
                 self._watch.note(LEASE, None)
-            except (StoreUnavailable, StoreCorrupt) as exc:
+            except FlClusterError as exc:
                 self._watch.note(LEASE, exc)
             is_well = self._watch.trouble is None
             await asyncio.sleep(period_s if is_well else min(period_s, HURRY_S))

@@ -36,7 +36,7 @@ class Watched:
         self._folder = folder
         fast = ("--appendonly", "yes", "--repl-diskless-sync-delay", "0")
         first = run_redis(*fast)
-        second = run_redis(*fast, "--replicaof", f"127.0.0.1 {first.port}")
+        second = run_redis(*fast, "--replicaof", "127.0.0.1", str(first.port))
         self._redis = {first.port: first, second.port: second}
         self._primary_port = first.port
         self._sentinels: list[subprocess.Popen[bytes]] = []
