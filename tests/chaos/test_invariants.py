@@ -8,11 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from harness import job, memory
-from harness.diary import Diary, DiaryReader, Line, Word
-from harness.faults import Kind, plan
-from harness.processes import Sample
-from harness.reference import expected
-from harness.witness import (
+from harness.checks import (
     Counted,
     Violation,
     check_model,
@@ -23,6 +19,10 @@ from harness.witness import (
     next_of,
     stored_weights,
 )
+from harness.diary import Diary, DiaryReader, Line, Word
+from harness.faults import Kind, plan
+from harness.processes import Sample
+from harness.reference import expected
 
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model

@@ -18,8 +18,9 @@ from enum import StrEnum
 from redis import exceptions
 
 from fl_cluster.telemetry.points import Point
+from harness.machine import until
 from harness.processes import Process
-from harness.world import DRAIN_S, World, until
+from harness.world import DRAIN_S, World
 
 
 class Kind(StrEnum):

