@@ -13,6 +13,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import numpy as np
 from aiohttp import web
 
 from fl_cluster.aggregate.admission import read_update
@@ -31,7 +32,7 @@ from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.service.visits import Visit, Visits
-from fl_cluster.store.ports import Offer, Receipt, RoundStore, UpdateRecord
+from fl_cluster.store.ports import EvaluationData, Offer, Receipt, RoundStore, UpdateRecord
 from fl_cluster.wire import messages
 from fl_cluster.wire.limits import MAX_DATA_SIZE, MAX_HOLD_MS
 
@@ -238,7 +239,10 @@ class DevicePlane:
         if missing or sent.fl_id is None:
             return self._refuse_sent(dialect, refusals.REPORT_FIELDS, missing), False
         digest = await _digest(body.data) if dialect.is_native else ""
-        record = UpdateRecord(sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy)
+        record = UpdateRecord(
+            sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy, self._evaluation(sent)
+        )
+        self._replies.make_room()
         arrival = Arrival(record, sent.iteration, self._content(sent), body.let_go)
         del sent  # its arrays are views of the body
         found = await self._collector.collect(arrival)
@@ -248,6 +252,16 @@ class DevicePlane:
             ref, name = _ref_of(arrival, found), _report_of(arrival.record.device)
             return self._deliver(dialect.success(ready), ref, name), True
         return self._refuse_found(dialect, arrival, found), False
+
+    def _evaluation(self, sent: messages.RequestUpdateModel) -> EvaluationData | None:
+        """All that the device evaluated, as one vector; None when nobody asked for it."""
+        parameters, items = self._view.parameters, sent.unsupervised_eval_items
+        if not parameters.is_evaluated or items is None:
+            return None
+        vector = b"".join(
+            np.asarray(item.eval_data, "<f4").tobytes() for item in items.eval_items or ()
+        )
+        return EvaluationData(vector, parameters.eval_window) if vector else None
 
     def _deliver(self, answer: Answer, ref: RoundRef, name: str) -> Answer:
         """Remember whether the answer left: a repeat of one that did not gets it again."""

@@ -144,6 +144,8 @@ class Answer(web.StreamResponse):
             transport = outlet.transport
             has_left = transport is not None and not transport.is_closing()
         finally:
+            # The connection keeps its last answer until it makes the next one.
+            self.payload = b""
             if self._on_end is not None:
                 self._on_end(has_left)
 

@@ -64,6 +64,11 @@ class Replies:
             retry_after_ms=_retry_after_ms(refusal),
         )
 
+    def make_room(self) -> None:
+        """Called before an update is taken: sums and bodies need memory."""
+        if self._view.snapshot.phase == "reporting":
+            self._ready.forget("check_in")  # nobody is admitted any more
+
     async def admit(self, dialect: Dialect, snapshot: Snapshot, held: str | None) -> bytes:
         """The answer to an admitted device, with the model unless it holds it already."""
         base = self._view.base
@@ -88,6 +93,7 @@ class Replies:
             feature_map=(),
             compress_feature_map=(),
             upload_sparse_rate=parameters[1],
+            unsupervised_eval_flg=int(self._view.parameters.is_evaluated),
         )
 
     def _admitted(self, snapshot: Snapshot, base: StoredModel) -> messages.ResponseFLJob:
@@ -243,13 +249,17 @@ def features(
     )
 
 
+Key = tuple[Hashable, ...]
+"""Which answer it is: its kind, and what it was made from."""
+
+
 class ReadyBytes:
     """The last few large answers, each built once whoever asks for it at the same time."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._bodies: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._building: dict[Hashable, asyncio.Task[bytes]] = {}
+        self._bodies: OrderedDict[Key, bytes] = OrderedDict()
+        self._building: dict[Key, asyncio.Task[bytes]] = {}
         self._generation: Hashable = None
 
     def keep_only(self, generation: Hashable) -> None:
@@ -261,14 +271,19 @@ class ReadyBytes:
             self._generation = generation
             self._bodies.clear()
 
-    def peek(self, key: Hashable) -> bytes | None:
+    def forget(self, kind: str) -> None:
+        """Forget the answers whose keys begin with `kind`."""
+        for key in [key for key in self._bodies if key[0] == kind]:
+            del self._bodies[key]
+
+    def peek(self, key: Key) -> bytes | None:
         """The answer if it is ready."""
         body = self._bodies.get(key)
         if body is not None:
             self._bodies.move_to_end(key)
         return body
 
-    async def get(self, key: Hashable, elements: int, build: Callable[[], bytes]) -> bytes:
+    async def get(self, key: Key, elements: int, build: Callable[[], bytes]) -> bytes:
         """The answer, built now (in a thread when it is large) if it is not ready."""
         body = self.peek(key)
         if body is not None:
@@ -278,7 +293,7 @@ class ReadyBytes:
             task = self._building[key] = asyncio.create_task(self._build(key, elements, build))
         return await asyncio.shield(task)
 
-    async def _build(self, key: Hashable, elements: int, build: Callable[[], bytes]) -> bytes:
+    async def _build(self, key: Key, elements: int, build: Callable[[], bytes]) -> bytes:
         try:
             body = build() if elements <= INLINE_ELEMENTS else await asyncio.to_thread(build)
             self._bodies[key] = body

@@ -114,6 +114,11 @@ class Collector:
         known = self._ledger
         return known if known is not None and known.ref == ref else None
 
+    def let_go(self, ref: RoundRef) -> None:
+        """Give back the memory of that round's sums: it is over."""
+        if self.ledger(ref) is not None:
+            self._ledger = None
+
     async def collect(self, arrival: Arrival) -> CollectAnswer:
         """Count the update, or say why not; `StoreUnavailable` when that is not known in time.
 

@@ -66,6 +66,8 @@ class EndedRound:
     cohort_count: int
     """How many devices were admitted."""
     reported: Sequence[ReportedUpdate]
+    evaluations: Sequence[bytes]
+    """Vectors of evaluation data of the run so far, the newest first."""
     visits: Mapping[str, int]
     failures_in_a_row: int
     """How many rounds failed one after the other, this one included."""
@@ -169,6 +171,8 @@ class Finisher:
                 rest_s = 2 * self._lease_ms / 1000
                 self._rests_until = asyncio.get_running_loop().time() + rest_s
                 raise
+        # Before the first answer with the new model is built, which takes as much memory.
+        self._collector.let_go(task.ref)
         await view.refresh()
         return verdict is Verdict.ACCEPTED
 
@@ -281,6 +285,7 @@ class Finisher:
             model=model,
             cohort_count=(await self._stores.rounds.counts(task.ref)).cohort,
             reported=stored.reported,
+            evaluations=await self._stores.rounds.evaluations(task.ref.instance),
             visits=await self._stores.rounds.visits(task.ref),
             failures_in_a_row=failures,
             is_event=failures >= self._failures_told_at,

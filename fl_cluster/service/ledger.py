@@ -130,8 +130,10 @@ class Ledger:
         if self._busy.locked() or self._waiting or self._cause is not None:
             return None
         committed, self._committed = self._committed, None
-        if committed is not None and self.refused is None:
-            self.refused = Verdict.ENOUGH
+        if committed is not None:
+            self.refused = self.refused or Verdict.ENOUGH
+            # Whoever finishes the round decides how long this memory is needed.
+            self._snapshot = self._partial.sums = np.empty(0, np.int64)
         return committed
 
     def _break(self, cause: BaseException) -> None:

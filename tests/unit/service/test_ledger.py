@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -286,6 +287,17 @@ async def test_what_is_committed_is_handed_over_once_and_ends_the_ledger(desk):
     assert not np.shares_memory(committed.sums, committed.scratch)
     assert desk.ledger.hand_over() is None
     assert Entry(Verdict.ENOUGH) == await (await desk.add("d2"))
+
+
+async def test_memory_that_was_handed_over_is_freed_by_whoever_took_it(desk):
+    await (await desk.add("d1"))
+    await asyncio.sleep(1)
+    committed = desk.ledger.hand_over()
+    scratch = weakref.ref(committed.scratch)
+
+    del committed
+
+    assert scratch() is None
 
 
 async def test_nothing_is_handed_over_while_a_commit_is_under_way(desk):
