@@ -1,7 +1,8 @@
 """The frame around a process's main coroutine: loop, signals, exit code, words for the user.
 
 The first SIGTERM or SIGINT asks the main coroutine to drain (one that still starts is
-cancelled); the second ends the process at once.
+cancelled), as an operator's command may have done already; the second ends the process at
+once.
 A fault becomes one sentence and its exit code; only a bug leaves a traceback, in the log.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TextIO
 
 from fl_cluster.app.ready_pipe import NoteHandler, ReadyPipe
-from fl_cluster.errors import ExitCode, FlClusterError
+from fl_cluster.errors import ExitCode, FlClusterError, find_fault
 from fl_cluster.telemetry.logs import PACKAGE
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class _Frame:
         self._pipe = pipe
         self._stop = asyncio.Event()
         self._is_ready = False
+        self._was_signalled = False
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -53,46 +55,39 @@ class _Frame:
         self._task = loop.create_task(self._main(self._stop, self._ready))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        limit = loop.create_task(self._limit_drain())
         try:
             await self._task
         except asyncio.CancelledError:
             if not self._stop.is_set():
                 raise
+        finally:
+            limit.cancel()
+
+    async def _limit_drain(self) -> None:
+        await self._stop.wait()
+        await asyncio.sleep(DRAIN_LIMIT_S)
+        logger.error("the drain took longer than %.0f s and is given up", DRAIN_LIMIT_S)
+        if self._task is not None:
+            self._task.cancel()
 
     def _ready(self, facts: Mapping[str, object]) -> None:
         self._is_ready = True
         self._pipe.ready({"pid": os.getpid(), **facts})
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stop.is_set():
+        if self._was_signalled:
             logger.warning("%s again: ending at once", number.name)
             logging.shutdown()
             os._exit(128 + number)
+        self._was_signalled = True
         self._stop.set()
         assert self._task is not None
         if self._is_ready:
             logger.info("%s: draining; the same again ends at once", number.name)
-            asyncio.get_running_loop().call_later(DRAIN_LIMIT_S, self._give_up)
         else:
             logger.info("%s: the start is given up", number.name)
             self._task.cancel()
-
-    def _give_up(self) -> None:
-        logger.error("the drain took longer than %.0f s and is given up", DRAIN_LIMIT_S)
-        if self._task is not None:
-            self._task.cancel()
-
-
-def find_fault(exc: BaseException) -> FlClusterError | None:
-    """The fault in `exc`, also inside a group; None when it is a bug."""
-    if isinstance(exc, FlClusterError):
-        return exc
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            fault = find_fault(inner)
-            if fault is not None:
-                return fault
-    return None
 
 
 def run(main: Main, *, pipe: ReadyPipe | None = None) -> ExitCode:

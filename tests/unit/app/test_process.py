@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from fl_cluster.app.process import find_fault, guarded
+from fl_cluster.app.process import guarded
 from fl_cluster.app.ready_pipe import VARIABLE, Failed, Ready, parse
 from fl_cluster.errors import ConfigError, ExitCode, Problem, StartupError, StoreUnavailable
 
@@ -42,6 +42,7 @@ def running(body: str) -> Iterator[tuple[subprocess.Popen[str], io.BufferedReade
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", FRAME.format(body=body)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,6 +97,26 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
     assert process.returncode == 128 + signal.SIGTERM
     assert "SIGTERM again: ending at once" in log
+
+
+def test_a_signal_during_a_drain_that_a_command_began_does_not_cut_it_short() -> None:
+    body = """
+    ready({})
+    stop.set()
+    print("draining", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    print("drained")
+"""
+    with running(body) as (process, said):
+        said.readline()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "draining\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "SIGTERM: draining" in process.stderr.readline()
+        output, _ = process.communicate("\n", timeout=30)
+
+    assert (process.returncode, output) == (0, "drained\n")
 
 
 def test_a_signal_before_it_serves_gives_the_start_up_cleanly() -> None:
