@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 SOURCES := fl_cluster tools tests benches fuzz scripts examples setup.py
 
-.PHONY: help setup run test store cluster chaos fmt lint types check native-san fuzz bench docs ci clean
+.PHONY: help setup run test store cluster chaos fmt lint types check native-san fuzz bench soak docs ci clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -69,9 +69,13 @@ bench: $(READY) ## measure, and print the table of docs/performance.md
 	$(BIN)/python benches/kernels.py
 	$(BIN)/python benches/run.py $(BENCH)
 
+soak: $(READY) ## a server under hostile and heavy load, and what it takes
+	$(BIN)/python benches/soak.py $(SOAK)
+
 docs: $(READY) ## regenerate diagrams and tables; fails when they were out of date
 	$(BIN)/python tools/draw_rounds.py
 	$(BIN)/python tools/document_configuration.py
+	$(BIN)/python tools/document_compatibility.py
 	$(BIN)/python tools/generate_messages.py
 	git diff --exit-code -- docs fl_cluster/wire
 

@@ -1,8 +1,11 @@
 """How fast each kernel set is on this machine, next to the NumPy reference.
 
 Reports, gates nothing.  A GB is 10**9 bytes read plus written by the operation: 20 bytes
-per element for fold, 4 for find_unfit, 24 for merge, 12 for finalise.  Each number is the
-best of several runs, because on a shared machine only the fastest run was undisturbed.
+per element for fold, 4 for find_unfit, 24 for merge, 12 for finalise, 20.525 for
+fold_quantised (of whose elements 40 percent are kept), 8 for choose_kept.  Masks are counted
+by what they cover: 4 bytes per float32 of the published scheme, 8 per element of the ring, of
+which each is read and written.  Each number is the best of several runs, because on a shared
+machine only the fastest run was undisturbed.
 """
 
 from __future__ import annotations
@@ -17,8 +20,22 @@ from pathlib import Path
 import numpy as np
 
 from fl_cluster.kernels import native
+from fl_cluster.privacy.masks import keystream_floats
+from fl_cluster.privacy.ring.secrets import add_mask
 
-BYTES_PER_ELEMENT = {"find_unfit": 4, "fold": 20, "merge": 24, "finalise": 12}
+BYTES_PER_ELEMENT = {
+    "find_unfit": 4,
+    "fold": 20,
+    "merge": 24,
+    "finalise": 12,
+    "fold_quantised": 20.525,
+    "choose_kept": 8,
+    "mask, float32": 4,
+    "mask, ring": 8,
+}
+KEPT_RATE = 0.4
+SLOW_IN_PYTHON = 10_000
+MASKS = "cryptography"
 MULTIPLIER = 2.0**25
 RUNS = 5
 
@@ -69,14 +86,35 @@ def measure(name: str, elements: int, run_seconds: float) -> list[Measurement]:
     acc = np.zeros(elements, np.int64)
     other = random.integers(-(2**50), 2**50, elements)
     out = np.empty(elements, np.float32)
+    flags = random.random(elements) < KEPT_RATE
+    kept = np.packbits(flags, bitorder="little")
+    quants = random.integers(-128, 128, int(np.count_nonzero(flags)), dtype=np.int8)
+    chosen = np.empty(elements, np.uint8)
+    numbers = (-1.0, 0.01, 32.0, MULTIPLIER)
     calls: dict[str, Callable[[], object]] = {
         "find_unfit": lambda: kernels.find_unfit(x, MULTIPLIER, native.MAX_BOUND),
         "fold": lambda: kernels.fold(acc, x, MULTIPLIER),
         "merge": lambda: kernels.merge(acc, other),
         "finalise": lambda: kernels.finalise(out, acc, MULTIPLIER),
+        "fold_quantised": lambda: kernels.fold_quantised(acc, x, kept, quants, numbers),
     }
+    if name != "reference" or elements <= SLOW_IN_PYTHON:
+        calls["choose_kept"] = lambda: kernels.choose_kept(chosen, 1, int(elements * KEPT_RATE))
     return [
         Measurement(operation, elements, name, seconds_per_call(call, run_seconds))
+        for operation, call in calls.items()
+    ]
+
+
+def measure_masks(elements: int, run_seconds: float) -> list[Measurement]:
+    """Key stream and what is done with it; the same for every kernel set."""
+    key, vector, sums = bytes(32), bytes(16), np.zeros(elements, np.int64)
+    calls: dict[str, Callable[[], object]] = {
+        "mask, float32": lambda: keystream_floats(key, vector, elements),
+        "mask, ring": lambda: add_mask(sums, key, 1),
+    }
+    return [
+        Measurement(operation, elements, MASKS, seconds_per_call(call, run_seconds))
         for operation, call in calls.items()
     ]
 
@@ -88,13 +126,14 @@ def report(measurements: list[Measurement]) -> None:
         if each.kernel == "reference"
     }
     print(
-        f"{'operation':<11} {'elements':>10} {'set':<10} {'us/call':>11} {'GB/s':>7} {'x NumPy':>8}"
+        f"{'operation':<14} {'elements':>10} {'set':<12} {'us/call':>11} {'GB/s':>7} {'x NumPy':>8}"
     )
     for each in sorted(measurements, key=lambda each: (each.operation, each.elements)):
-        ratio = reference[each.operation, each.elements] / each.seconds
+        slowest = reference.get((each.operation, each.elements))
+        ratio = f"{slowest / each.seconds:>8.1f}" if slowest else f"{'':>8}"
         print(
-            f"{each.operation:<11} {each.elements:>10,} {each.kernel:<10} "
-            f"{each.seconds * 1e6:>11.2f} {each.gigabytes_per_second:>7.1f} {ratio:>8.1f}"
+            f"{each.operation:<14} {each.elements:>10,} {each.kernel:<12} "
+            f"{each.seconds * 1e6:>11.2f} {each.gigabytes_per_second:>7.1f} {ratio}"
         )
 
 
@@ -123,6 +162,11 @@ def main() -> None:
             for elements in arguments.elements
             for name in names
             for measurement in measure(name, elements, arguments.seconds)
+        ]
+        + [
+            measurement
+            for elements in arguments.elements
+            for measurement in measure_masks(elements, arguments.seconds)
         ]
     )
 

@@ -28,6 +28,10 @@ class LoadError(Exception):
     """The servers did something that makes the measurement meaningless."""
 
 
+class ClosedError(LoadError):
+    """A server closed a connection."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request as buffers in order; `server` pins it to one, None lets any take it."""
@@ -111,8 +115,10 @@ class _Connection:
                     count = self.socket.recv_into(view[self._filled :])
                 except BlockingIOError:
                     return None
+                except ConnectionError:
+                    count = 0
             if count == 0:
-                raise LoadError(f"a server closed a connection after {self._filled} bytes")
+                raise ClosedError(f"a server closed a connection after {self._filled} bytes")
             self._filled += count
             if not self._total and not self._read_head():
                 continue
@@ -153,8 +159,17 @@ class Load:
     """A fixed number of connections, spread over the servers, kept open between phases."""
 
     def __init__(
-        self, addresses: Sequence[tuple[str, int]], connections: int, judge: Judge
+        self,
+        addresses: Sequence[tuple[str, int]],
+        connections: int,
+        judge: Judge,
+        *,
+        reconnects: bool = False,
     ) -> None:
+        """With `reconnects`, what was under way on a closed connection is sent again."""
+        self._addresses = addresses
+        self._judge = judge
+        self._reconnects = reconnects
         self._epoll = select.epoll()
         self._connections = {
             each.socket.fileno(): each
@@ -178,7 +193,7 @@ class Load:
         wanted = len(waiting)
         answers: list[Answer] = []
         start = time.perf_counter()
-        for connection in self._connections.values():
+        for connection in list(self._connections.values()):
             self._next(connection, waiting)
         while len(answers) < wanted:
             events = self._epoll.poll(SILENCE_SECONDS)
@@ -186,14 +201,34 @@ class Load:
                 raise LoadError(f"no server said anything for {SILENCE_SECONDS:.0f} s")
             for descriptor, event in events:
                 connection = self._connections[descriptor]
-                if event & select.EPOLLOUT and connection.send():
-                    self._epoll.modify(descriptor, select.EPOLLIN)
-                if not event & ~select.EPOLLOUT:
+                try:
+                    answer = self._go_on(connection, event)
+                except (ClosedError, ConnectionError):
+                    if not self._reconnects:
+                        raise
+                    if connection.request is not None:
+                        waiting.append(connection.request)
+                    connection = self._reconnect(descriptor, connection)
+                    self._next(connection, waiting)
                     continue
-                if answer := connection.receive():
+                if answer is not None:
                     answers.append(answer)
                     self._next(connection, waiting)
         return Phase(answers, time.perf_counter() - start)
+
+    def _go_on(self, connection: _Connection, event: int) -> Answer | None:
+        if event & select.EPOLLOUT and connection.send():
+            self._epoll.modify(connection.socket, select.EPOLLIN)
+        return connection.receive() if event & ~select.EPOLLOUT else None
+
+    def _reconnect(self, descriptor: int, connection: _Connection) -> _Connection:
+        self._epoll.unregister(descriptor)
+        del self._connections[descriptor]
+        connection.socket.close()
+        again = _Connection(self._addresses[connection.server], connection.server, self._judge)
+        self._connections[again.socket.fileno()] = again
+        self._epoll.register(again.socket, select.EPOLLIN)
+        return again
 
     def _next(self, connection: _Connection, waiting: deque[Request]) -> None:
         for _ in range(len(waiting)):

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,8 @@ class Setup:
     devices: int
     rounds: int
     servers: int = 1
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Sections of the configuration file beside those that every measurement has."""
 
 
 class Cluster:
@@ -133,6 +135,10 @@ class Cluster:
             self._wait_for(f"server {i + 1}", partial(self._serves, server))
             self.seconds_to_serve.append(time.perf_counter() - started)
 
+    def log(self, name: str) -> str:
+        """What the process has written so far."""
+        return (self._folder / f"{name}.log").read_text()
+
     def _settings(self, redis: Path) -> dict[str, object]:
         setup = self.setup
         return {
@@ -149,6 +155,7 @@ class Cluster:
                 "global_iteration_time_window": HOUR_MS,
             },
             "summary": {"metrics_file": "metrics.json", "failure_event_file": "event.txt"},
+            **setup.settings,
         }
 
     def _spawn(self, name: str, command: list[str]) -> None:
@@ -176,7 +183,7 @@ class Cluster:
         while not is_so():
             has_ended = self.processes[name].status() == psutil.STATUS_ZOMBIE
             if has_ended or time.monotonic() > end:
-                log = (self._folder / f"{name}.log").read_text()
+                log = self.log(name)
                 how = "ended" if has_ended else f"did not answer within {START_SECONDS:.0f} s"
                 raise SystemExit(f"{name} {how}:\n{log}")
             time.sleep(0.005)

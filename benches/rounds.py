@@ -14,6 +14,10 @@ from processes import Cluster
 from fl_cluster.wire import flat, messages
 
 ACCEPTED, NOT_READY = 200, 201
+NO_FLATBUFFER = 0
+"""What `retcode` finds in a plain text: the servers are busy."""
+
+PUT_OFF_SECONDS = 0.2
 CONNECTIONS = 16
 PATIENCE_SECONDS = 60.0
 
@@ -37,12 +41,16 @@ class RoundTimes:
 
 
 class Driver:
-    """Plays all devices of a cluster, one round after the other."""
+    """Plays all devices of a cluster, one round after the other.
 
-    def __init__(self, cluster: Cluster) -> None:
+    When they are `patient`, they come again when they are put off, as real ones do.
+    """
+
+    def __init__(self, cluster: Cluster, *, patient: bool = False) -> None:
         self._cluster = cluster
+        self._is_patient = patient
         self._device = Device(cluster.setup.weights)
-        self._load = Load(cluster.addresses, CONNECTIONS, retcode)
+        self._load = Load(cluster.addresses, CONNECTIONS, retcode, reconnects=patient)
         self._round = 0
 
     def close(self) -> None:
@@ -56,8 +64,7 @@ class Driver:
         start = time.perf_counter()
         self._check_in([self._device.check_in.request(self._round, i) for i in devices])
         before = self._cluster.processor_seconds()
-        phase = self._load.run([self._device.update.request(self._round, i) for i in devices])
-        _expect(phase, ACCEPTED)
+        phase = self._upload([self._device.update.request(self._round, i) for i in devices])
         acknowledged = phase.answers[-1].answered_at
         used = self._cluster.processor_seconds()
         served = self._fetch_model()
@@ -90,6 +97,20 @@ class Driver:
             requests = [each.request for each in phase.answers if each.code != ACCEPTED]
             if time.monotonic() > end:
                 raise RefusedError(f"{len(requests)} devices were not admitted")
+
+    def _upload(self, requests: Sequence[Request]) -> Phase:
+        phase = self._load.run(requests)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self._is_patient and time.monotonic() < end:
+            put_off = [each.request for each in phase.answers if each.code == NO_FLATBUFFER]
+            if not put_off:
+                break
+            time.sleep(PUT_OFF_SECONDS)
+            again = self._load.run(put_off)
+            done = [each for each in phase.answers if each.code != NO_FLATBUFFER]
+            phase = Phase([*done, *again.answers], phase.seconds + again.seconds)
+        _expect(phase, ACCEPTED)
+        return phase
 
     def _fetch_model(self) -> float:
         """The instant at which the last server handed out the round's model."""

@@ -95,3 +95,15 @@ class JobLost(StoreCorrupt):
 
 class KernelMismatch(FlClusterError):
     """An array does not fit the operation; raised before anything was changed."""
+
+
+def find_fault(exc: BaseException) -> FlClusterError | None:
+    """The fault in `exc`, also inside a group; None when it is a bug."""
+    if isinstance(exc, FlClusterError):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            fault = find_fault(inner)
+            if fault is not None:
+                return fault
+    return None

@@ -27,7 +27,7 @@ enum fl_access {
     FL_WRITE = FL_READ | PyBUF_WRITABLE,
 };
 
-enum fl_element { FL_FLOAT32, FL_INT64 };
+enum fl_element { FL_FLOAT32, FL_INT64, FL_INT8, FL_UINT8 };
 
 /* What one array argument has to be. */
 struct fl_parameter {
@@ -48,6 +48,13 @@ int fl_check_count(const char *function, Py_ssize_t expected, Py_ssize_t count);
 /* A factor or a divisor: a finite number above zero. */
 int fl_parse_positive(const char *function, const char *name, PyObject *arg, double *number);
 
+/* Any finite number. */
+int fl_parse_finite(const char *function, const char *name, PyObject *arg, double *number);
+
+/* From low to high. */
+int fl_parse_integer(const char *function, const char *name, PyObject *arg,
+                     const int64_t range[2], int64_t *number);
+
 /* From 1 to fl_max_bound. */
 int fl_parse_bound(const char *function, PyObject *arg, int64_t *bound);
 
@@ -60,6 +67,19 @@ int fl_acquire_pair(PyObject *mismatch, const struct fl_parameter *parameters,
                     PyObject *const *args, struct fl_pair *pair);
 
 void fl_release_pair(struct fl_pair *pair);
+
+/* The arrays of fold_quantised: a target and three sources that fit it. */
+struct fl_compressed {
+    Py_buffer acc;
+    Py_buffer base;
+    Py_buffer kept;
+    Py_buffer quants;
+};
+
+int fl_acquire_compressed(PyObject *mismatch, PyObject *const *args,
+                          struct fl_compressed *arrays);
+
+void fl_release_compressed(struct fl_compressed *arrays);
 
 /* fl_cluster._native.KernelSet, and the methods that are its operations. */
 extern PyType_Spec fl_kernel_set_spec;

@@ -1,6 +1,6 @@
 /* The kernels: exact integer aggregation of float32 arrays.  No Python in here.
  *
- * A kernel set is one table of the same four operations, written for one instruction
+ * A kernel set is one table of the same operations, written for one instruction
  * set.  All sets return the same bits for the same input, and kernels_portable.c is the
  * definition of those bits.  What they rely on, and the build or the caller provides:
  *
@@ -34,6 +34,19 @@ typedef int64_t fl_int64 __attribute__((aligned(1)));
  * to an integer, and to the nearest even one; see fl_round_half_even. */
 static const int64_t fl_max_bound = INT64_C(1) << 51;
 
+/* One tensor of a compressed update: the kept elements in 8 bits each, what they were
+ * taken relative to, and the numbers that turn both into terms of the sum. */
+struct fl_quantised {
+    const fl_float32 *base;
+    const uint8_t *kept;  /* bit i % 8 of byte i / 8: whether element i is kept */
+    const int8_t *quants; /* one per kept element, in order */
+    size_t quant_count;
+    float minimum;
+    float scale;
+    float data_size;
+    double multiplier;
+};
+
 struct fl_kernel_set {
     const char *name;
 
@@ -56,7 +69,20 @@ struct fl_kernel_set {
 
     /* out[i] = (float)((double)acc[i] / divisor): three roundings, each to nearest even. */
     void (*finalise)(fl_float32 *out, const fl_int64 *acc, double divisor, size_t n);
+
+    /* acc[i] += round_half_even((double)x * multiplier), modulo 2^64, where
+     * x = base[i] * data_size, plus (q + 128) * scale + minimum where element i is kept and
+     * q is its quant; every operation of x is rounded to float.  There are as many quants
+     * as bits that are set. */
+    void (*fold_quantised)(fl_int64 *acc, const struct fl_quantised *update, size_t n);
+
+    /* flags[i] = 1 for the `kept` elements that the published generator picks with this
+     * seed, 0 for the others. */
+    void (*choose_kept)(uint8_t *flags, int32_t seed, size_t kept, size_t n);
 };
+
+/* choose_kept is one chain of dependent steps, which no instruction set makes wider. */
+void fl_choose_kept(uint8_t *flags, int32_t seed, size_t kept, size_t n);
 
 extern const struct fl_kernel_set fl_portable;
 #ifdef FL_X86_64

@@ -1,4 +1,4 @@
-/* KernelSet: the four operations of one kernel set, as methods. */
+/* KernelSet: the operations of one kernel set, as methods. */
 
 #include "boundary.h"
 
@@ -136,6 +136,96 @@ finalise(struct set_object *self, PyObject *const *args, Py_ssize_t count)
     return Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(
+    fold_quantised_doc,
+    "fold_quantised(acc, base, kept, quants, numbers, /)\n--\n\n"
+    "acc[i] += round_half_even(float64(x) * multiplier), where, in float32,\n"
+    "x = base[i] * data_size, plus (q + 128) * scale + minimum where bit i of kept is\n"
+    "set and q is the next of quants; numbers is (minimum, scale, data_size,\n"
+    "multiplier).");
+
+static int
+parse_numbers(PyObject *arg, struct fl_quantised *update)
+{
+    double minimum = 0.0;
+    double scale = 0.0;
+    double data_size = 0.0;
+
+    if (!PyTuple_CheckExact(arg) || PyTuple_GET_SIZE(arg) != 4) {
+        PyErr_SetString(PyExc_TypeError, "fold_quantised: numbers must be a tuple of 4");
+        return -1;
+    }
+    if (fl_parse_finite("fold_quantised", "minimum", PyTuple_GET_ITEM(arg, 0), &minimum) < 0 ||
+        fl_parse_finite("fold_quantised", "scale", PyTuple_GET_ITEM(arg, 1), &scale) < 0 ||
+        fl_parse_positive("fold_quantised", "data_size", PyTuple_GET_ITEM(arg, 2), &data_size) <
+            0 ||
+        fl_parse_positive("fold_quantised", "multiplier", PyTuple_GET_ITEM(arg, 3),
+                          &update->multiplier) < 0) {
+        return -1;
+    }
+    update->minimum = (float)minimum;
+    update->scale = (float)scale;
+    update->data_size = (float)data_size;
+    return 0;
+}
+
+static PyObject *
+fold_quantised(struct set_object *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct fl_compressed arrays;
+    struct fl_quantised update;
+    PyThreadState *thread = NULL;
+
+    if (fl_check_count("fold_quantised", 5, count) < 0 || parse_numbers(args[4], &update) < 0 ||
+        fl_acquire_compressed(self->mismatch, args, &arrays) < 0) {
+        return NULL;
+    }
+    update.base = arrays.base.buf;
+    update.kept = arrays.kept.buf;
+    update.quants = arrays.quants.buf;
+    update.quant_count = (size_t)arrays.quants.shape[0];
+    thread = give_lock(&arrays.acc);
+    self->set->fold_quantised(arrays.acc.buf, &update, (size_t)arrays.acc.shape[0]);
+    take_lock(thread);
+    fl_release_compressed(&arrays);
+    return Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(choose_kept_doc,
+             "choose_kept(flags, seed, kept, /)\n--\n\n"
+             "flags[i] = 1 for the elements that the published generator keeps with this\n"
+             "seed, `kept` of them, and 0 for the others; flags is an array of uint8.");
+
+static PyObject *
+choose_kept(struct set_object *self, PyObject *const *args, Py_ssize_t count)
+{
+    static const struct fl_parameter parameter = {"choose_kept", "flags", FL_UINT8, FL_WRITE};
+    static const int64_t seeds[2] = {INT32_MIN, INT32_MAX};
+    int64_t counts[2] = {0, 0};
+    int64_t seed = 0;
+    int64_t kept = 0;
+    Py_buffer flags;
+    PyObject *result = NULL;
+    PyThreadState *thread = NULL;
+
+    if (fl_check_count("choose_kept", 3, count) < 0 ||
+        fl_parse_integer("choose_kept", "seed", args[1], seeds, &seed) < 0 ||
+        fl_acquire_array(self->mismatch, &parameter, args[0], &flags) < 0) {
+        return NULL;
+    }
+    counts[1] = (int64_t)flags.shape[0];
+    if (fl_parse_integer("choose_kept", "kept", args[2], counts, &kept) < 0) {
+        goto release;
+    }
+    thread = give_lock(&flags);
+    self->set->choose_kept(flags.buf, (int32_t)seed, (size_t)kept, (size_t)counts[1]);
+    take_lock(thread);
+    result = Py_NewRef(Py_None);
+release:
+    PyBuffer_Release(&flags);
+    return result;
+}
+
 static PyObject *
 get_name(struct set_object *self, void *Py_UNUSED(closure))
 {
@@ -175,6 +265,8 @@ PyMethodDef fl_kernel_set_methods[] = {
     {"fold", METHOD(fold), METH_FASTCALL, fold_doc},
     {"merge", METHOD(merge), METH_FASTCALL, merge_doc},
     {"finalise", METHOD(finalise), METH_FASTCALL, finalise_doc},
+    {"fold_quantised", METHOD(fold_quantised), METH_FASTCALL, fold_quantised_doc},
+    {"choose_kept", METHOD(choose_kept), METH_FASTCALL, choose_kept_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -185,7 +277,7 @@ static PyGetSetDef set_attributes[] = {
 };
 
 static PyType_Slot set_slots[] = {
-    {Py_tp_doc, "The four operations, written for one instruction set."},
+    {Py_tp_doc, "The operations, written for one instruction set."},
     {Py_tp_methods, fl_kernel_set_methods},
     {Py_tp_getset, set_attributes},
     {Py_tp_traverse, FL_SLOT(traverse_set)},

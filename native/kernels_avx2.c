@@ -5,6 +5,7 @@
 #ifdef FL_X86_64
 
 #include <immintrin.h>
+#include <string.h>
 
 /* On each function instead of on the file: one set of compiler flags builds everything,
  * and no AVX2 instruction can get into code that runs before the choice. */
@@ -106,6 +107,50 @@ finalise_avx2(fl_float32 *restrict out, const fl_int64 *restrict acc, double div
     fl_portable.finalise(out + i, acc + i, divisor, n - i);
 }
 
+/* The decoded differences of the next BLOCK elements, 0 where none is kept; where the
+ * quants go on. */
+static const int8_t *
+expand(float *differences, const uint8_t *kept, const int8_t *q, float scale, float minimum)
+{
+    uint32_t bits;
+
+    memcpy(&bits, kept, sizeof bits);
+    memset(differences, 0, BLOCK * sizeof *differences);
+    for (; bits != 0; bits &= bits - 1) {
+        differences[__builtin_ctz(bits)] = (float)(*q++ + 128) * scale + minimum;
+    }
+    return q;
+}
+
+TARGET static void
+fold_quantised_avx2(fl_int64 *acc, const struct fl_quantised *update, size_t n)
+{
+    const __m256d shift = _mm256_set1_pd(0x1.8p52);
+    const __m256i shift_bits = _mm256_castpd_si256(shift);
+    const __m256d multipliers = _mm256_set1_pd(update->multiplier);
+    const __m128 sizes = _mm_set1_ps(update->data_size);
+    struct fl_quantised rest = *update;
+    float differences[BLOCK];
+    size_t i = 0;
+
+    for (; n - i >= BLOCK; i += BLOCK) {
+        rest.quants = expand(differences, update->kept + i / 8, rest.quants, update->scale,
+                             update->minimum);
+        for (size_t j = 0; j < BLOCK; j += DOUBLES) {
+            const __m128 base = _mm_loadu_ps((const float *)(update->base + i + j));
+            const __m128 x = _mm_add_ps(_mm_loadu_ps(differences + j), _mm_mul_ps(base, sizes));
+            const __m256d v = _mm256_mul_pd(_mm256_cvtps_pd(x), multipliers);
+            const __m256i shifted = _mm256_castpd_si256(_mm256_add_pd(v, shift));
+            const __m256i q = _mm256_sub_epi64(shifted, shift_bits);
+            __m256i *const sum = (__m256i *)(acc + i + j);
+            _mm256_storeu_si256(sum, _mm256_add_epi64(_mm256_loadu_si256(sum), q));
+        }
+    }
+    rest.base = update->base + i;
+    rest.kept = update->kept + i / 8;
+    fl_portable.fold_quantised(acc + i, &rest, n - i);
+}
+
 const struct fl_kernel_set fl_avx2 = {
     .name = "avx2",
     .block = BLOCK,
@@ -114,6 +159,8 @@ const struct fl_kernel_set fl_avx2 = {
     .fold = fold_avx2,
     .merge = merge_avx2,
     .finalise = finalise_avx2,
+    .fold_quantised = fold_quantised_avx2,
+    .choose_kept = fl_choose_kept,
 };
 
 #endif

@@ -9,6 +9,7 @@
 #ifdef FL_X86_64
 
 #include <immintrin.h>
+#include <string.h>
 
 /* On each function instead of on the file: one set of compiler flags builds everything,
  * and no AVX-512 instruction can get into code that runs before the choice. */
@@ -135,6 +136,61 @@ finalise_avx512(fl_float32 *restrict out, const fl_int64 *restrict acc, double d
     }
 }
 
+/* The decoded differences of sixteen elements, 0 where none is kept.  At least sixteen
+ * quants can be read, of which only as many matter as lanes are kept. */
+TARGET static inline __m512
+decode_lanes(__mmask16 kept, const int8_t *quants, __m512 scales, __m512 minima)
+{
+    const __m512i few = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)quants));
+    const __m512i q = _mm512_maskz_expand_epi32(kept, few);
+    const __m512 steps = _mm512_cvtepi32_ps(_mm512_add_epi32(q, _mm512_set1_epi32(128)));
+
+    return _mm512_maskz_add_ps(kept, _mm512_mul_ps(steps, scales), minima);
+}
+
+/* acc + round_half_even(x * multiplier), in sixteen lanes. */
+TARGET static inline void
+fold_sixteen(fl_int64 *acc, __m512 x, __m512d multipliers)
+{
+    const __m256 low = _mm512_castps512_ps256(x);
+    const __m256 high = _mm512_extractf32x8_ps(x, 1);
+
+    _mm512_storeu_si512(acc, fold_lanes(_mm512_loadu_si512(acc), low, multipliers));
+    _mm512_storeu_si512(acc + DOUBLES,
+                        fold_lanes(_mm512_loadu_si512(acc + DOUBLES), high, multipliers));
+}
+
+/* Its tail is peeled, not masked: masks of bytes are not in the sets that it asks for. */
+TARGET static void
+fold_quantised_avx512(fl_int64 *acc, const struct fl_quantised *update, size_t n)
+{
+    const __m512d multipliers = _mm512_set1_pd(update->multiplier);
+    const __m512 sizes = _mm512_set1_ps(update->data_size);
+    const __m512 scales = _mm512_set1_ps(update->scale);
+    const __m512 minima = _mm512_set1_ps(update->minimum);
+    struct fl_quantised rest = *update;
+    size_t i = 0;
+
+    for (; n - i >= FLOATS; i += FLOATS) {
+        const int8_t *quants = rest.quants;
+        int8_t last[FLOATS] = {0};
+        uint16_t kept;
+        memcpy(&kept, update->kept + i / 8, sizeof kept);
+        if (rest.quant_count < FLOATS) {
+            memcpy(last, quants, rest.quant_count);
+            quants = last;
+        }
+        const __m512 base = _mm512_loadu_ps((const float *)(update->base + i));
+        const __m512 decoded = decode_lanes(kept, quants, scales, minima);
+        fold_sixteen(acc + i, _mm512_add_ps(decoded, _mm512_mul_ps(base, sizes)), multipliers);
+        rest.quants += __builtin_popcount(kept);
+        rest.quant_count -= (size_t)__builtin_popcount(kept);
+    }
+    rest.base = update->base + i;
+    rest.kept = update->kept + i / 8;
+    fl_portable.fold_quantised(acc + i, &rest, n - i);
+}
+
 const struct fl_kernel_set fl_avx512 = {
     .name = "avx512",
     .block = BLOCK,
@@ -143,6 +199,8 @@ const struct fl_kernel_set fl_avx512 = {
     .fold = fold_avx512,
     .merge = merge_avx512,
     .finalise = finalise_avx512,
+    .fold_quantised = fold_quantised_avx512,
+    .choose_kept = fl_choose_kept,
 };
 
 #endif

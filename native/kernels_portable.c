@@ -81,6 +81,46 @@ finalise_portable(fl_float32 *restrict out, const fl_int64 *restrict acc, double
     }
 }
 
+static void
+fold_quantised_portable(fl_int64 *acc, const struct fl_quantised *update, size_t n)
+{
+    const int8_t *q = update->quants;
+
+    for (size_t i = 0; i < n; i++) {
+        float x = update->base[i] * update->data_size;
+        if ((update->kept[i / 8] >> (i % 8) & 1) != 0) {
+            x += (float)(*q++ + 128) * update->scale + update->minimum;
+        }
+        acc[i] = (int64_t)((uint64_t)acc[i] + round_half_even((double)x * update->multiplier));
+    }
+}
+
+/* The published generator multiplies 32-bit integers with a sign, lets them wrap, and takes
+ * the remainder with the sign of the dividend: what Java defines. */
+static inline int32_t
+next_state(uint32_t state)
+{
+    return (int32_t)(state * UINT32_C(48271)) % INT32_C(2147483647);
+}
+
+void
+fl_choose_kept(uint8_t *flags, int32_t seed, size_t kept, size_t n)
+{
+    int32_t state = next_state((uint32_t)seed + UINT32_C(2147483647));
+
+    memset(flags, 1, kept);
+    memset(flags + kept, 0, n - kept);
+    for (size_t i = 0; i < n; i++) {
+        const double fraction = (double)state / 4294967294.0 + 0.5;
+        const size_t j = (size_t)(fraction * (double)(n - i)) + i;
+        const uint8_t flag = flags[i];
+
+        state = next_state((uint32_t)state);
+        flags[i] = flags[j];
+        flags[j] = flag;
+    }
+}
+
 const struct fl_kernel_set fl_portable = {
     .name = "portable",
     .block = BLOCK,
@@ -89,6 +129,8 @@ const struct fl_kernel_set fl_portable = {
     .fold = fold_portable,
     .merge = merge_portable,
     .finalise = finalise_portable,
+    .fold_quantised = fold_quantised_portable,
+    .choose_kept = fl_choose_kept,
 };
 
 float

@@ -1,6 +1,6 @@
 /* fl_cluster._native: chooses a kernel set and offers its operations.
  *
- * The choice is made once, when the module is executed; the module's four operations are
+ * The choice is made once, when the module is executed; the module's operations are
  * the methods of the chosen KernelSet.  There are no globals: see module_state. */
 
 #include "boundary.h"

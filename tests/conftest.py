@@ -5,6 +5,7 @@ At a desk without a redis-server the tests that need one are skipped; in CI they
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,9 +14,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -207,3 +211,232 @@ def start_redis(redis_program: str) -> Iterator[Callable[..., RedisProcess]]:
 def redis_server(start_redis: Callable[..., RedisProcess]) -> RedisProcess:
     """A Redis without persistence that belongs to this test alone."""
     return start_redis()
+
+
+class DeviceAuthority:
+    """Who issues devices' certificates: a root, an equipment authority, devices below it."""
+
+    def __init__(self, name: str = "maker") -> None:
+        self._serial = 1000
+        self.root_key, self.authority_key = self.new_key(), self.new_key()
+        self.root = self.issue(f"{name} root", self.root_key, is_authority=True)
+        self.authority = self.issue(
+            f"{name} equipment", self.authority_key, self.root, self.root_key, is_authority=True
+        )
+
+    @staticmethod
+    def new_key() -> Any:
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        return rsa.generate_private_key(65_537, 2_048)
+
+    def issue(
+        self,
+        name: str,
+        key: Any,
+        issuer: Any = None,
+        issuer_key: Any = None,
+        *,
+        is_authority: bool = False,
+        begins: datetime | None = None,
+        lasts: timedelta = timedelta(days=30),
+    ) -> Any:
+        """A certificate as devices have them; without an issuer one that is its own."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        signing_key = issuer_key or key
+        begins = begins or datetime.now(UTC) - timedelta(hours=1)
+        self._serial += 1
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject if issuer is None else issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(self._serial)
+            .not_valid_before(begins)
+            .not_valid_after(begins + lasts)
+            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), False
+            )
+        )
+        if is_authority:
+            usage = dict.fromkeys(
+                (
+                    *("digital_signature", "content_commitment", "key_encipherment"),
+                    *("data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+                ),
+                False,
+            )
+            usage |= {"key_cert_sign": True, "crl_sign": True}
+            builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
+        return builder.sign(signing_key, hashes.SHA256())
+
+    def device(self, name: str, **dates: Any) -> DeviceChain:
+        """A device; `dates` are those of its equipment certificate."""
+        equipment_key, key = self.new_key(), self.new_key()
+        equipment = self.issue(name, equipment_key, self.authority, self.authority_key, **dates)
+        attestation = self.issue(f"{name} service", key, equipment, equipment_key)
+        return DeviceChain(key, (attestation, equipment, self.authority, self.root))
+
+    def revocations(
+        self,
+        *revoked: Any,
+        next_update: timedelta = timedelta(days=7),
+        key: Any = None,
+    ) -> bytes:
+        """The authority's list of revoked certificates, PEM."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.authority.subject)
+            .last_update(now - timedelta(days=30))
+            .next_update(now + next_update)
+        )
+        for certificate in revoked:
+            entry = x509.RevokedCertificateBuilder(certificate.serial_number, now, [])
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(key or self.authority_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+@dataclass(frozen=True)
+class DeviceChain:
+    """A device's key, and its certificates: attestation, equipment, authority, root."""
+
+    key: Any
+    certificates: tuple[Any, ...]
+
+    @property
+    def pem(self) -> list[str]:
+        """The texts of the certificates."""
+        return [each.public_bytes(_pem_encoding()).decode() for each in self.certificates]
+
+    def write(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """Files of the key and of the chain."""
+        from cryptography.hazmat.primitives import serialization
+
+        key = folder / f"{name}.key"
+        key.touch(mode=0o600)
+        key.write_bytes(
+            self.key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        chain = folder / f"{name}.pem"
+        chain.write_text("".join(self.pem))
+        return key, chain
+
+
+def _pem_encoding() -> Any:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return Encoding.PEM
+
+
+@pytest.fixture(scope="session")
+def make_device_authority() -> Callable[..., DeviceAuthority]:
+    """Makes authorities of devices' certificates; `name` is part of their certificates' names."""
+    return DeviceAuthority
+
+
+@pytest.fixture(scope="session")
+def device_authority(make_device_authority: Callable[..., DeviceAuthority]) -> DeviceAuthority:
+    """One for all tests that only need some."""
+    return make_device_authority()
+
+
+@pytest.fixture(scope="session")
+def pki_vectors() -> dict[str, Any]:
+    """What a published device sent; see tests/data/pki/README.md."""
+    path = Path(__file__).parent / "data" / "pki" / "vectors.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """An authority's folder as `fl-cluster certs` makes it, and pieces that it would not make."""
+
+    folder: Path
+
+    def run(self, *arguments: str) -> list[str]:
+        """The lines that `fl-cluster certs ARGUMENTS` says about this folder."""
+        import argparse
+
+        from fl_cluster.app import certs_command
+
+        parser = argparse.ArgumentParser()
+        certs_command.add_arguments(parser)
+        said: list[str] = []
+        action, *rest = arguments
+        options = parser.parse_args([action, f"--dir={self.folder}", *rest])
+        assert certs_command.run(options, said.append) == 0
+        return said
+
+    def path(self, file: str) -> str:
+        return str(self.folder / file)
+
+    def authority(self) -> Any:
+        from fl_cluster.security.authority import Authority
+
+        crt, key = self.folder / "ca.crt", self.folder / "ca.key"
+        return Authority.read(crt.read_bytes(), key.read_bytes(), str(self.folder))
+
+    def issue(
+        self, name: str, *, hosts: tuple[str, ...] = (), days: tuple[int, int] = (0, 1)
+    ) -> Any:
+        """Write NAME.crt and NAME.key of a certificate that is valid from one day to another."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from fl_cluster.security.authority import KeyKind, Validity, key_pem, new_key
+
+        now, key = datetime.now(UTC), new_key(KeyKind.EC)
+        validity = Validity(now + timedelta(days=days[0]), now + timedelta(days=days[1]))
+        authority = self.authority()
+        made = authority.issue(name, hosts, key, validity)
+        (self.folder / f"{name}.crt").write_bytes(made.public_bytes(Encoding.PEM))
+        (self.folder / f"{name}.key").write_bytes(key_pem(key))
+        (self.folder / f"{name}.key").chmod(0o600)
+        return made
+
+    def settings(self) -> dict[str, str]:
+        """What is laid over a configuration for all connections of the cluster to have TLS."""
+        from fl_cluster.app.certs_command import CIPHERS
+
+        return {
+            "enable_ssl": "true",
+            "ssl.server_cert_path": self.path("server.crt"),
+            "ssl.server_key_path": self.path("server.key"),
+            "ssl.client_cert_path": self.path("client.crt"),
+            "ssl.client_key_path": self.path("client.key"),
+            "ssl.ca_cert_path": self.path("ca.crt"),
+            "ssl.crl_path": self.path("ca.crl"),
+            "ssl.cipher_list": CIPHERS,
+        }
+
+
+@pytest.fixture(scope="session")
+def make_certificates() -> Callable[[Path], Certificates]:
+    """Makes an authority in a new folder, with `server` and `client` for this host."""
+
+    def make(folder: Path) -> Certificates:
+        made = Certificates(folder)
+        made.run("init", "--host=127.0.0.1", "--host=localhost")
+        return made
+
+    return make
+
+
+@pytest.fixture
+def certificates(tmp_path: Path, make_certificates: Callable[[Path], Certificates]) -> Certificates:
+    """The test's own authority."""
+    return make_certificates(tmp_path / "certs")

@@ -19,7 +19,6 @@ INSTEAD = {
     "fl_id": "device",
     "fl_job": "check in",
     "upload": "report",
-    "push": "report",
     "node": "member",
     "threshold": "cohort size, goal or quorum",
     "utils": "a noun",
@@ -32,13 +31,17 @@ EDGES = (
     "config",
     "wire",
     "sdk",
+    "worker",
     "app",
     "telemetry",
+    "program",
+    "compat",
 )
 """Packages that translate between the words of users and ours."""
 
-OWNED_BY_OTHERS = re.compile(r"redis|aiohttp|client$")
-"""`client` is the class of the Redis library and of aiohttp, whose names are not ours."""
+OWNED_BY_OTHERS = re.compile(r"redis|aiohttp|client$|^client_(file|variable)$")
+"""`client` is the class of the Redis library and of aiohttp, and in TLS the end that calls:
+names that are not ours."""
 
 
 def names_in(path: Path) -> Iterator[tuple[int, str]]:

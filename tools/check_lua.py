@@ -22,15 +22,21 @@ PRELUDE = "prelude"
 NEEDS_PRELUDE = "-- needs prelude"
 MOST_LINES, MOST_COLUMNS = 50, 100
 
-STORE_WORDS = {"OK", "created", "exists", "renewed", "fenced", "unknown", "left"}
-"""Answers about records and members, not about an event of the round."""
+STORE_WORDS = {"OK", "created", "exists", "renewed", "fenced", "unknown", "left"} | {
+    "fresh",
+    "repeated",
+    "replayed",
+}
+"""Answers about records, members and signatures, not about an event of the round."""
 
 KEYLESS = {"TIME", "PUBLISH"}
 
 ANSWER = re.compile(r"""(?:\bword\(|\b(?:refuse_)?all\(|\banswer = |status_reply\()'(\w+)'""")
 CALL = re.compile(r"redis\.p?call\(\s*([^,)]+)\s*(?:,\s*([^,)]+))?")
 TAKES_KEY = re.compile(r"\b(?:read|give_up)\(([^,)]+)")
-FROM_PRELUDE = re.compile(r"\b(?:clock|read|collecting|ending|overdue|word|all|holder|give_up)\(")
+FROM_PRELUDE = re.compile(
+    r"\b(?:clock|read|collecting|ending|hybrid|finishable|overdue|word|all|holder|give_up)\("
+)
 LISTED = re.compile(r"\w+(?: \|\s+\w+)+")
 
 

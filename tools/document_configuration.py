@@ -54,8 +54,7 @@ its file.
 NOT_YET = """\
 ## What this version does not have yet
 
-These values are known and checked, and then refused; where it says so, they are ignored with a \
-warning.
+These values are known and checked, and then refused.
 
 | key | value | feature |
 | --- | --- | --- |
@@ -105,8 +104,7 @@ def _default(key: Key) -> str:
 
 def _missing() -> Iterator[str]:
     for row in MISSING:
-        warning = " (ignored with a warning)" if row.is_harmless else ""
-        yield f"| `{row.key}` | {row.value} | {row.feature}{warning} |\n"
+        yield f"| `{row.key}` | {row.value} | {row.feature} |\n"
 
 
 def main() -> int:

@@ -20,12 +20,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Conclude,
     Disable,
     Enable,
     Event,
+    HandOver,
     MemberLost,
     ModelServed,
     Publish,
+    Push,
     Release,
     Report,
     Restart,
@@ -40,10 +43,12 @@ from fl_cluster.rounds.phases import (
     Aggregating,
     Closed,
     Committed,
+    Concluding,
     Lease,
     Phase,
     Reason,
     Reporting,
+    Retraining,
     RoundRef,
     Selecting,
     Waiting,
@@ -59,6 +64,7 @@ NOW, LATE = Millis(1_000), Millis(10_000)
 PLAN = RoundPlan(
     cohort_size=2, report_goal=1, select_window_ms=500, report_window_ms=500, round_window_ms=500
 )
+HYBRID = replace(PLAN, is_hybrid=True)
 COHORT = {"a": Admission(1, 1, NOW)}
 FULL = COHORT | {"b": Admission(1, 1, NOW)}
 CLAIMS = {"a": "m"}
@@ -70,6 +76,9 @@ SAMPLES: tuple[Phase, ...] = (
     Selecting(REF, PLAN, NOW, COHORT, CLAIMS, {}, {}, None),
     Reporting(REF, PLAN, NOW, FULL, CLAIMS, {}, {}, None),
     Aggregating(REF, PLAN, NOW, FULL, {}, {}, NOW, LEASE),
+    Aggregating(REF, HYBRID, NOW, FULL, {}, {}, NOW, LEASE),
+    Retraining(REF, HYBRID, NOW, FULL, {}, {}, NOW, "mean", "pushed"),
+    Concluding(REF, HYBRID, NOW, FULL, {}, {}, NOW, LEASE, "mean", "pushed"),
     Abandoning(REF, PLAN, NOW, FULL, {}, {}, NOW, LEASE, Reason.ROUND_WINDOW),
     Committed(REF, 1),
     Abandoned(REF, Reason.ROUND_WINDOW),
@@ -86,6 +95,9 @@ EVENTS: tuple[Event, ...] = (
     Tick(REF, LATE),
     Abort(REF, Reason.AGGREGATE_FAILED, NOW),
     TakeLease(REF, "m", 1, NOW),
+    HandOver(REF, "m", "mean", NOW),
+    Push(REF, "pushed", is_fit=True, at=NOW),
+    Conclude(REF, NOW),
     Publish(REF, "m"),
     ModelServed(REF),
     Disable(NOW),

@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
         default=Path("fl_data/demo"),
         help="where model, metrics and logs are left (fl_data/demo)",
     )
+    made.add_argument(
+        "--tokens", action="store_true", help="give each device a token, and keep others out"
+    )
     return made
 
 
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rounds=options.rounds,
             servers=options.servers,
             folder=options.folder,
+            has_tokens=options.tokens,
         )
     )
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fl_cluster.aggregate.layout import Layout, Place
 from fl_cluster.aggregate.model import Floats, Model
+from fl_cluster.aggregate.rules import MEAN, Rule
 from fl_cluster.kernels import native as kernels
 
 Integers = npt.NDArray[np.int64]
@@ -38,10 +39,12 @@ class Scaling:
 
     exponents: Sequence[int]
     bound: int
+    rule: Rule = MEAN
 
     def multiplier(self, place: Place, update: Update, data_size: int) -> float:
         """The exact double by which an uploaded element becomes a term of the sum."""
-        factor = data_size if update.is_plain else 1
+        is_weighed_here = update.is_plain and self.rule.is_weighted(place.tensor.name)
+        factor = data_size if is_weighed_here else 1
         return float(factor) * 2.0 ** self.exponents[place.sum_index]
 
 
@@ -83,7 +86,7 @@ class Partial:
         self.weights = [mine + theirs for mine, theirs in zip(self.weights, weights, strict=True)]
 
     def finalise(self, base: Model) -> tuple[Model, tuple[str, ...]]:
-        """The weighted mean, and the names of aggregated tensors that nobody uploaded.
+        """The next model by the job's rule, and the names of tensors that nobody uploaded.
 
         A tensor that nobody uploaded, like one that is not aggregated, keeps its value of
         `base`, the model that the round started from.
@@ -95,9 +98,10 @@ class Partial:
             if weight == 0:
                 left_out.append(place.tensor.name)
                 continue
-            divisor = float(weight) * 2.0 ** self.scaling.exponents[place.sum_index]
             sums = self.sums[place.sum_start : place.sum_stop]
-            kernels.finalise(values[place.start : place.stop], sums, divisor)
+            scale = self.scaling.exponents[place.sum_index]
+            of_tensor = values[place.start : place.stop]
+            self.scaling.rule.finalise(place.tensor.name, of_tensor, sums, weight, scale)
         return Model(self.layout, values), tuple(left_out)
 
 

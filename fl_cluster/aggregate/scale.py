@@ -1,9 +1,10 @@
 """Fixed point: how weights become integers whose sum cannot overflow.
 
-An update contributes q = round_half_even(x * 2**s) for each element x that it uploads,
-already multiplied by its data size.  Per round and tensor, `s` leaves room for
-- any legal data size, below 2**16,
-- weights 2**8 times as large as the largest today (or as 1/8, if they are all smaller),
+An update contributes q = round_half_even(x * 2**s) for each element x that it uploads; where
+the mean is weighted, already multiplied by its data size.  Per round and tensor, `s` leaves
+room for
+- values that are by the rule's growth bits larger than the largest today (or than 1/8, if
+  they are all smaller): a data size below 2**16 and 2**8 for weights that are averaged,
 - as many updates as the cohort is large.
 An element beyond that is refused before anything is added, so a sum never wraps.
 """
@@ -16,9 +17,8 @@ from fractions import Fraction
 import numpy as np
 
 from fl_cluster.aggregate.model import Model
+from fl_cluster.aggregate.rules import MEAN, Rule
 
-DATA_SIZE_BITS = 16
-GROWTH_BITS = 8
 SMALLEST_MAGNITUDE = Fraction(1, 8)
 
 LARGEST_TERM = 2**51
@@ -30,23 +30,28 @@ def term_bound(cohort_size: int) -> int:
     return min(LARGEST_TERM, (2**63 - 1) // cohort_size)
 
 
-def exponents(model: Model, cohort_size: int) -> tuple[int, ...]:
+def exponents(model: Model, cohort_size: int, rule: Rule = MEAN) -> tuple[int, ...]:
     """The scale exponent of each aggregated tensor for a round that starts from `model`.
 
     ValueError when its weights are not finite: no scale fits them.
     """
     bound = term_bound(cohort_size)
     return tuple(
-        _exponent(model.values[place.start : place.stop], bound) for place in model.layout.summed
+        _exponent(
+            model.values[place.start : place.stop], bound, rule.growth_bits(place.tensor.name)
+        )
+        for place in model.layout.summed
     )
 
 
-def _exponent(values: np.ndarray[tuple[int], np.dtype[np.float32]], bound: int) -> int:
+def _exponent(
+    values: np.ndarray[tuple[int], np.dtype[np.float32]], bound: int, growth_bits: int
+) -> int:
     largest = max(abs(float(values.max())), abs(float(values.min())))
     if not math.isfinite(largest):
         raise ValueError("the weights hold NaN or infinity")
     magnitude = max(Fraction(largest), SMALLEST_MAGNITUDE)
-    room = Fraction(bound) / (magnitude * 2 ** (DATA_SIZE_BITS + GROWTH_BITS))
+    room = Fraction(bound) / (magnitude * 2**growth_bits)
     return _floor_log2(room)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from aiohttp import web
@@ -20,21 +20,33 @@ from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.partial import Unfit, Update
 from fl_cluster.api import refusals
 from fl_cluster.api.bodies import Body, BodyReader, TooBusy, TooLarge, Truncated
+from fl_cluster.api.device_clocks import by_its_clock
 from fl_cluster.api.dialects import Dialect, Response, dialect_of
+from fl_cluster.api.gatekeeper import Gatekeeper
+from fl_cluster.api.paths import ways_to_write
 from fl_cluster.api.plain_http import Answer, Handler, json_refusal
+from fl_cluster.api.proofs import Doubt, ProofDesk
 from fl_cluster.api.refusals import Refusal
 from fl_cluster.api.replies import Replies
 from fl_cluster.errors import FlClusterError, PeerProtocolError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.service.checkin import CheckInAnswer, CheckInDesk
+from fl_cluster.service.attestation import Proof
+from fl_cluster.service.checkin import TURNOVER_MS, CheckInAnswer, CheckInDesk
 from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.service.visits import Visit, Visits
-from fl_cluster.store.ports import EvaluationData, Offer, Receipt, RoundStore, UpdateRecord
+from fl_cluster.store.ports import (
+    EvaluationData,
+    Offer,
+    Receipt,
+    RoundStore,
+    Snapshot,
+    UpdateRecord,
+)
 from fl_cluster.wire import messages
-from fl_cluster.wire.limits import MAX_DATA_SIZE, MAX_HOLD_MS
+from fl_cluster.wire.limits import MAX_DATA_SIZE, MAX_EVALUATION_NUMBERS, MAX_HOLD_MS
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +54,12 @@ INLINE_HASH_BYTES = 256 * 1024
 
 JUDGED_FIRST = frozenset({Verdict.ENOUGH, Verdict.NOT_IN_COHORT, Verdict.STALE_ROUND})
 """Verdicts that come before a look at what the update holds."""
+
+LACKS_PROOF = Doubt(
+    refusals.CHECK_IN_FIELDS,
+    "The check-in lacks key_attestation, equip_cert, equip_ca_cert, sign_data or timestamp, and"
+    " devices of this job prove who they are.",
+)
 
 Call = Callable[[Dialect, Body], Awaitable[web.StreamResponse]]
 Refuse = Callable[[Dialect, Refusal], Response]
@@ -58,6 +76,8 @@ class Services:
     visits: Visits
     deliveries: Deliveries
     replies: Replies
+    gatekeeper: Gatekeeper = field(default_factory=Gatekeeper)
+    proofs: ProofDesk = field(default_factory=ProofDesk)
 
 
 class DevicePlane:
@@ -71,36 +91,56 @@ class DevicePlane:
         self._visits = services.visits
         self._deliveries = services.deliveries
         self._replies = services.replies
+        self._gatekeeper = services.gatekeeper
+        self._proofs = services.proofs
         self._reader = reader
         self._hold_ms = hold_ms
         self._served: RoundRef | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def routes(self, url_prefix: str) -> dict[str, Handler]:
-        """Exact path -> handler; the prefix is used as it is written, `/` when it is empty."""
-        prefix = url_prefix or "/"
+        """Exact path -> handler."""
+        handlers = {
+            "startFLJob": self.check_in,
+            "updateModel": self.report,
+            "getModel": self.get_model,
+        }
         return {
-            f"{prefix}startFLJob": self.check_in,
-            f"{prefix}updateModel": self.report,
-            f"{prefix}getModel": self.get_model,
+            path: handler
+            for name, handler in handlers.items()
+            for path in ways_to_write(url_prefix, name)
         }
 
     async def check_in(self, request: web.BaseRequest) -> web.StreamResponse:
         """A device offers to take part in the current round."""
-        return await self._serve(request, self._check_in, self._replies.refuse_check_in)
+        return await self.serve(request, self._check_in, self._replies.refuse_check_in)
 
     async def report(self, request: web.BaseRequest) -> web.StreamResponse:
         """A device uploads its update."""
-        return await self._serve(request, self._report, self._refuse_report)
+        return await self.serve(request, self._report, self._refuse_report)
 
     async def get_model(self, request: web.BaseRequest) -> web.StreamResponse:
         """A device asks for the model that a round ended with."""
-        return await self._serve(request, self._get_model, self._replies.refuse_model, is_read=True)
+        return await self.serve(request, self._get_model, self._replies.refuse_model, is_read=True)
 
-    async def _serve(
-        self, request: web.BaseRequest, call: Call, refuse: Refuse, *, is_read: bool = False
+    async def serve(
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        refuse: Refuse,
+        *,
+        is_read: bool = False,
+        is_workers: bool = False,
     ) -> web.StreamResponse:
+        """The answer of `call` to a request that may come in; `refuse` makes any other.
+
+        What `is_workers` is not for participants.
+        """
         dialect = dialect_of(request)
+        judge = self._gatekeeper.judge_worker if is_workers else self._gatekeeper.judge
+        barred = judge(request)
+        if barred is not None:
+            return dialect.refuse(_of_no_use(dialect, refuse(dialect, barred)), barred)
         closed = self._gate(is_read=is_read)
         if closed is not None:
             return dialect.refuse(refuse(dialect, closed), closed)
@@ -115,7 +155,7 @@ class DevicePlane:
         except TooLarge as exc:
             return self._too_large(dialect, refuse, exc)
         except (TooBusy, StoreUnavailable, StoreCorrupt) as exc:
-            logger.info("%s is refused for now: %s", request.path, exc or type(exc).__name__)
+            logger.debug("%s is refused for now: %s", request.path, exc or type(exc).__name__)
             refusal = refusals.UNAVAILABLE
             return dialect.refuse(refuse(dialect, refusal), refusal)
         except Truncated as exc:
@@ -174,18 +214,25 @@ class DevicePlane:
         if device is None or (not dialect.is_native and None in (asked.fl_name, asked.timestamp)):
             lacking = refusals.CHECK_IN_FIELDS
             return dialect.refuse(self._replies.refuse_check_in(dialect, lacking), lacking), False
+        if self._proofs.lacks_fields(asked):
+            return self._refuse_proof(dialect, LACKS_PROOF, refusals.CHECK_IN_FIELDS), False
+        digest = await _digest(body.data) if self._proofs.is_asked else ""
+        doubt = await self._proofs.doubt_check_in(asked, digest, self._view.snapshot)
+        if doubt is not None:
+            return self._refuse_proof(dialect, doubt, await self._unless_full(doubt.refusal)), False
         refusal = await self._judge_size(asked.data_size)
         if refusal is None:
             offer = Offer(device, asked.data_size, asked.eval_data_size)
             found = await self._desk.check_in(offer)
             if await self._is_admitted(dialect, found, device):
+                await self._proofs.remember(found.snapshot.ref, asked, digest)
                 self._note_served()
                 ready = await self._replies.admit(dialect, found.snapshot, asked.model_digest)
                 answer = dialect.success(ready)
                 return self._deliver(answer, found.snapshot.ref, _admission_of(device)), True
             refusal = await self._refusal_of(found.verdict)
         response = self._replies.refuse_check_in(dialect, refusal, device)
-        return dialect.refuse(response, refusal), False
+        return dialect.refuse(by_its_clock(response, asked.timestamp), refusal), False
 
     async def _is_admitted(self, dialect: Dialect, found: CheckInAnswer, device: str) -> bool:
         """Whether the device is in the cohort, and to be told so: now, or what it never heard."""
@@ -207,12 +254,25 @@ class DevicePlane:
     async def _judge_size(self, data_size: int) -> Refusal | None:
         if 1 <= data_size <= MAX_DATA_SIZE:
             return None
+        small, large = refusals.DATA_SIZE_SMALL, refusals.DATA_SIZE_LARGE
+        return await self._unless_full(small if data_size == 0 else large)
+
+    async def _unless_full(self, refusal: Refusal) -> Refusal:
+        """The refusal, unless there is one that every device is told before it is looked at."""
         await self._view.refresh()
         if (closed := self._gate(is_read=False)) is not None:
             return closed
         if self._view.snapshot.phase not in ("waiting", "selecting"):
             return refusals.CHECK_IN[Verdict.COHORT_FULL]
-        return refusals.DATA_SIZE_SMALL if data_size == 0 else refusals.DATA_SIZE_LARGE
+        return refusal
+
+    def _refuse_proof(self, dialect: Dialect, doubt: Doubt, refusal: Refusal) -> Answer:
+        """Refuse a check-in that proves nothing, and tell by which clock it was judged."""
+        response = self._replies.refuse_check_in(dialect, refusal)
+        response = response._replace(timestamp=str(self._proofs.now_ms()))
+        if dialect.is_native and refusal.word == doubt.refusal.word:
+            response = response._replace(reason=doubt.reason)
+        return dialect.refuse(response, refusal)
 
     def _refuse_form(self, dialect: Dialect, refusal: Refusal, fault: FlClusterError) -> Answer:
         response = self._replies.refuse_check_in(dialect, refusal, with_time=False)
@@ -238,30 +298,62 @@ class DevicePlane:
         missing = _missing(sent, dialect)
         if missing or sent.fl_id is None:
             return self._refuse_sent(dialect, refusals.REPORT_FIELDS, missing), False
-        digest = await _digest(body.data) if dialect.is_native else ""
+        is_known = dialect.is_native or self._proofs.is_asked
+        digest = await _digest(body.data) if is_known else ""
+        doubt = await self._doubt_report(sent, digest)
+        content = self._content(sent) if doubt is None else Unfit(doubt.reason)
         record = UpdateRecord(
             sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy, self._evaluation(sent)
         )
         self._replies.make_room()
-        arrival = Arrival(record, sent.iteration, self._content(sent), body.let_go)
-        del sent  # its arrays are views of the body
+        arrival = Arrival(record, sent.iteration, content, body.let_go)
+        timestamp = sent.timestamp
+        del sent, content  # their arrays are views of the body
         found = await self._collector.collect(arrival)
         receipt = await self._proof(dialect, arrival, found)
         if receipt is not None:
             ready = self._replies.count(dialect, found.snapshot, receipt)
             ref, name = _ref_of(arrival, found), _report_of(arrival.record.device)
             return self._deliver(dialect.success(ready), ref, name), True
-        return self._refuse_found(dialect, arrival, found), False
+        if doubt is not None and found.verdict not in JUDGED_FIRST:
+            return self._refuse_unproved(dialect, arrival, found, doubt), False
+        return self._refuse_found(dialect, arrival, found, timestamp), False
+
+    async def _doubt_report(self, sent: messages.RequestUpdateModel, digest: str) -> Doubt | None:
+        """Why the report does not prove who sent it, for the newest round that there is."""
+        ref = self._view.snapshot.ref
+        doubt = await self._proofs.doubt_report(sent, digest, ref)
+        if doubt is not None and doubt.refusal.word == Proof.UNKNOWN:
+            await self._view.refresh()
+            if self._view.snapshot.ref != ref:
+                return await self._proofs.doubt_report(sent, digest, self._view.snapshot.ref)
+        return doubt
+
+    def _refuse_unproved(
+        self, dialect: Dialect, arrival: Arrival, found: CollectAnswer, doubt: Doubt
+    ) -> Answer:
+        response = self._replies.refuse_report(
+            dialect,
+            doubt.refusal,
+            found.snapshot,
+            device=arrival.record.device,
+            reason=doubt.reason,
+        )
+        if doubt.refusal.code == messages.ResponseCode.RequestError:
+            response = response._replace(next_req_time="")
+        return dialect.refuse(response, doubt.refusal)
 
     def _evaluation(self, sent: messages.RequestUpdateModel) -> EvaluationData | None:
-        """All that the device evaluated, as one vector; None when nobody asked for it."""
+        """All that the device evaluated, as one vector; None when it is not to be scored."""
         parameters, items = self._view.parameters, sent.unsupervised_eval_items
         if not parameters.is_evaluated or items is None:
             return None
         vector = b"".join(
             np.asarray(item.eval_data, "<f4").tobytes() for item in items.eval_items or ()
         )
-        return EvaluationData(vector, parameters.eval_window) if vector else None
+        if not 0 < len(vector) <= 4 * MAX_EVALUATION_NUMBERS:
+            return None
+        return EvaluationData(vector, parameters.eval_window)
 
     def _deliver(self, answer: Answer, ref: RoundRef, name: str) -> Answer:
         """Remember whether the answer left: a repeat of one that did not gets it again."""
@@ -297,7 +389,9 @@ class DevicePlane:
         was_told = await self._deliveries.was_told(_ref_of(arrival, found), _report_of(device))
         return None if was_told else receipt
 
-    def _refuse_found(self, dialect: Dialect, arrival: Arrival, found: CollectAnswer) -> Answer:
+    def _refuse_found(
+        self, dialect: Dialect, arrival: Arrival, found: CollectAnswer, timestamp: str | None
+    ) -> Answer:
         reason = None
         if found.unfit is not None and found.verdict not in JUDGED_FIRST:
             refusal, reason = refusals.UNFIT, found.unfit.reason
@@ -313,7 +407,7 @@ class DevicePlane:
         )
         if reason is not None and found.unfit is not None and found.unfit.is_out_of_range:
             response = response._replace(verdict=refusals.Word.OUT_OF_RANGE)
-        return dialect.refuse(response, refusal)
+        return dialect.refuse(by_its_clock(response, timestamp), refusal)
 
     def _refuse_sent(self, dialect: Dialect, refusal: Refusal, why: str) -> Answer:
         response = self._replies.refuse_report(
@@ -356,7 +450,16 @@ class DevicePlane:
             return False
         asked_ms = hold_ms if dialect.is_native else self._hold_ms
         allowed_ms = max(0, min(asked_ms or 0, MAX_HOLD_MS))
-        return await self._view.hold(lambda seen: seen.ref.number != number, allowed_ms)
+
+        def is_over(seen: Snapshot) -> bool:
+            return seen.ref.number != number
+
+        if await self._view.hold(is_over, allowed_ms):
+            return True
+        if dialect.is_native or not allowed_ms or not self._view.snapshot.needs_finishing:
+            return False
+        # The model is being made: to send a device away now costs it a whole pause.
+        return await self._view.hold(is_over, TURNOVER_MS)
 
     async def _load(self, number: int) -> StoredModel:
         return await self._view.model(number) or self._view.base
@@ -386,6 +489,13 @@ def _ref_of(arrival: Arrival, found: CollectAnswer) -> RoundRef:
     if arrival.number == current.number:
         return current
     return RoundRef(current.instance, arrival.number)
+
+
+def _of_no_use(dialect: Dialect, response: Response) -> Response:
+    """The refusal of a stranger, who is not told what the job is; old devices need the plan."""
+    if dialect.is_native and isinstance(response, messages.ResponseFLJob):
+        return response._replace(fl_plan_config=None)
+    return response
 
 
 def _admission_of(device: str) -> str:

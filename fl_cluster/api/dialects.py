@@ -24,8 +24,18 @@ Message = TypeVar(
     messages.RequestFLJob,
     messages.RequestUpdateModel,
     messages.RequestGetModel,
+    messages.RequestPullWeight,
+    messages.RequestPushWeight,
+    messages.RequestPushMetrics,
 )
-Response = messages.ResponseFLJob | messages.ResponseUpdateModel | messages.ResponseGetModel
+Response = (
+    messages.ResponseFLJob
+    | messages.ResponseUpdateModel
+    | messages.ResponseGetModel
+    | messages.ResponsePullWeight
+    | messages.ResponsePushWeight
+    | messages.ResponsePushMetrics
+)
 
 
 class Dialect(ABC):
@@ -86,6 +96,8 @@ class PackedDialect(Dialect):
         headers = {}
         if response.retry_after_ms is not None:
             headers["Retry-After"] = str(math.ceil(response.retry_after_ms / 1000))
+        if refusal.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         body = packed.encode(response)
         return Answer(body, status=refusal.status, headers=headers, content_type=PACKED_TYPE)
 

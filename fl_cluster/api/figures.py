@@ -8,7 +8,7 @@ better than an old one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,8 +61,15 @@ class Figures:
     """The figures of one job."""
 
     def __init__(
-        self, rounds: RoundFigures, jobs: JobFigures, members: MemberStore, fleet: Fleet
+        self,
+        rounds: RoundFigures,
+        jobs: JobFigures,
+        members: MemberStore,
+        fleet: Fleet,
+        certificate_end_s: Callable[[], float] | None = None,
     ) -> None:
+        """`certificate_end_s` tells when the first certificate ends; None: there are none."""
+        self._certificate_end_s = certificate_end_s
         self._rounds = rounds
         self._jobs = jobs
         self._members_known = members
@@ -100,6 +107,11 @@ class Figures:
         )
         self._uploads = gauge(
             "fl_cluster_accepted_updates_per_second", "Counted updates, over all linked servers."
+        )
+        self._certificate_end = gauge(
+            "fl_cluster_certificate_end_seconds",
+            "When the first of the scheduler's certificates and revocation lists ends, in seconds"
+            " since the epoch; NaN without TLS.",
         )
         self._in_flight = gauge(
             "fl_cluster_bytes_in_flight", "Bodies in memory, over all linked servers."
@@ -161,6 +173,8 @@ class Figures:
     def _show_loads(self) -> None:
         loads = self._fleet.loads().values()
         self._linked.set(len(loads))
+        end_s = self._certificate_end_s
+        self._certificate_end.set(UNKNOWN if end_s is None else end_s())
         self._requests.set(sum(load.requests_per_s for load in loads))
         self._uploads.set(sum(load.uploads_per_s for load in loads))
         self._in_flight.set(sum(load.bytes_in_flight for load in loads))

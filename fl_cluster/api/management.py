@@ -9,7 +9,6 @@ figures (api.figures).
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from aiohttp import web
 
 from fl_cluster.api.explain import ExplainHandlers, Fleet
 from fl_cluster.api.figures import Figures
+from fl_cluster.api.gatekeeper import Gatekeeper
 from fl_cluster.api.json_bodies import Refused
 from fl_cluster.api.operator_answers import (
     BAD_NODES,
@@ -33,6 +33,7 @@ from fl_cluster.api.operator_answers import (
 )
 from fl_cluster.api.plain_http import Answer, Handler, Plane, json_refusal
 from fl_cluster.api.steering import CommandLines, SteeringHandlers
+from fl_cluster.config.shared import visible
 from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member
 from fl_cluster.rounds.phases import RoundRef
@@ -82,6 +83,8 @@ class Sources:
     members: MemberStore
     durability: DurabilityReader
     fleet: Fleet
+    certificate_end_s: Callable[[], float] | None = None
+    """When the first certificate ends, in seconds since the epoch; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,17 @@ class Services:
 
 
 class ManagementPlane:
-    """Handlers for one job; `me` is the process that answers."""
+    """Handlers for one job; `me` is the process that answers, `gatekeeper` lets operators in."""
 
-    def __init__(self, job_name: str, sources: Sources, services: Services, me: Member) -> None:
+    def __init__(
+        self,
+        job_name: str,
+        sources: Sources,
+        services: Services,
+        me: Member,
+        gatekeeper: Gatekeeper | None = None,
+    ) -> None:
+        self._gatekeeper = gatekeeper or Gatekeeper()
         self._job_name = job_name
         self._sources = sources
         self._steering = services.steering
@@ -106,7 +117,9 @@ class ManagementPlane:
             job_name, services.steering, members, services.command_lines
         )
         self._explains = ExplainHandlers(services.inquiry, members, fleet)
-        self._figures = Figures(sources.rounds, sources.instances, members, fleet)
+        self._figures = Figures(
+            sources.rounds, sources.instances, members, fleet, sources.certificate_end_s
+        )
 
     def plane(self) -> Plane:
         """What the management address serves."""
@@ -124,6 +137,7 @@ class ManagementPlane:
             "/healthz": self.healthz,
         }
         routes = {path: _refusing(handler) for path, handler in handlers.items()}
+        routes = self._gatekeeper.guarding(routes)
         return Plane(routes, self._answer_fault, self._answer_bug)
 
     async def state(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -183,7 +197,7 @@ class ManagementPlane:
         """The settings of the run, or of the one that is about to begin, and the members."""
         try:
             job = await self._steering.job()
-            result = None if job is None else json.loads(job.hyper_parameters)
+            result = None if job is None else visible(job.hyper_parameters)
         except (StoreCorrupt, ValueError) as exc:
             logger.error("the job's settings cannot be read: %s", exc)
             raise Refused(inner_error("query instance")) from exc

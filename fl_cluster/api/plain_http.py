@@ -17,6 +17,7 @@ import errno
 import functools
 import html
 import logging
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +30,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from fl_cluster.errors import FlClusterError, StartupError
+from fl_cluster.security.tls_door import Complaints, TlsDoor
 from fl_cluster.telemetry.processes import describe_listener
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ long headers must not add up."""
 SWEEP_SECONDS = 1.0
 """How often connections are looked over for a request head that comes too slowly."""
 
+SLOWEST_READER_BYTES_PER_S = 16 * 1024
+READER_GRACE_S = 30.0
+"""An answer that is taken more slowly, after this grace, is given up: it holds a connection."""
+
 FLUSH_SECONDS = 0.2
 """How long a draining server waits for finished answers to leave."""
 
@@ -77,6 +83,10 @@ class Answer(web.StreamResponse):
     has one: the order in which the original writes them.  An HTTP/1.0 request without
     keep-alive gets neither Date nor Content-Length, also as there.
     """
+
+    has_body_for_head = True
+    """HEAD is answered with the body, as the original does; only closing the connection keeps
+    a client from taking that body for its next answer."""
 
     def __init__(
         self,
@@ -104,7 +114,8 @@ class Answer(web.StreamResponse):
             parts.append(f"Date: {_date(int(time.time()))}\r\n")
         elif keep_alive:
             parts.append("Connection: keep-alive\r\n")
-        if (modern or keep_alive) and request.method != "HEAD":
+        has_length = not self._answers_head(request) and self.status != HTTPStatus.NOT_MODIFIED
+        if (modern or keep_alive) and has_length:
             parts.append(f"Content-Length: {len(self.payload)}\r\n")
         if self._type and self.payload:
             parts.append(f"Content-Type: {self._type}\r\n")
@@ -113,17 +124,20 @@ class Answer(web.StreamResponse):
         parts.append("\r\n")
         return "".join(parts).encode("latin-1", "replace")
 
+    def _answers_head(self, request: web.BaseRequest) -> bool:
+        return request.method == "HEAD" and self.has_body_for_head
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Fix the head; nothing is sent yet, so that head and body leave together."""
         if self._keep_alive is None:
-            # HEAD is answered with the body, as the original does; only closing the
-            # connection keeps a client from taking that body for its next answer.
             self._keep_alive = (
                 request.keep_alive
-                and request.method != "HEAD"
+                and not self._answers_head(request)
                 and self._first.get("Connection") != "close"
             )
         self._head = self._render_head(request)
+        if request.method == "HEAD" and not self.has_body_for_head:
+            self.payload = b""
         self._outlet = request.writer
         return self._outlet
 
@@ -138,9 +152,7 @@ class Answer(web.StreamResponse):
             if len(self.payload) <= JOINED_BODY_BYTES:
                 await outlet.write_eof(b"".join((self._head, self.payload, data)))
             else:
-                await outlet.write(self._head)
-                await outlet.write(self.payload)
-                await outlet.write_eof(data)
+                await self._write_large(outlet)
             transport = outlet.transport
             has_left = transport is not None and not transport.is_closing()
         finally:
@@ -148,6 +160,18 @@ class Answer(web.StreamResponse):
             self.payload = b""
             if self._on_end is not None:
                 self._on_end(has_left)
+
+    async def _write_large(self, outlet: AbstractStreamWriter) -> None:
+        allowed_s = READER_GRACE_S + len(self.payload) / SLOWEST_READER_BYTES_PER_S
+        try:
+            async with asyncio.timeout(allowed_s):
+                await outlet.write(self._head)
+                await outlet.write(self.payload)
+                await outlet.write_eof()
+        except TimeoutError:
+            if outlet.transport is not None:
+                outlet.transport.abort()
+            raise ConnectionResetError("the answer was taken too slowly") from None
 
     def when_over(self, tell: Callable[[bool], None]) -> None:
         """Call `tell` once with whether the answer has left for the network."""
@@ -211,7 +235,10 @@ def json_refusal(text: str, *, status: int = 400) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on connections; one more than `connections` is told so and closed.
+    """Bounds on connections.
+
+    When one more than `connections` comes, the oldest idle one is closed to make room; when
+    none is idle, the new one is told so and closed.
 
     `idle_s` is longer than the minute that load balancers keep theirs, so that they are the
     ones to close and never meet a connection that is closing.
@@ -226,14 +253,32 @@ class Limits:
 class Plane:
     """What one listening address serves.
 
-    `routes` maps the exact path, without query, to its handler; `on_fault` answers what a
-    handler raised on purpose, `on_bug` what it did not.
+    `routes` maps the exact path, without query, to its handler; `folders` maps a path without
+    its last part, for what has many names, and is asked when no route fits.  `on_fault` answers
+    what a handler raised on purpose, `on_bug` what it did not.
     """
 
     routes: Mapping[str, Handler]
     on_fault: Callable[[web.BaseRequest, FlClusterError], web.StreamResponse]
     on_bug: Callable[[web.BaseRequest], web.StreamResponse]
     limits: Limits = field(default_factory=Limits)
+    folders: Mapping[str, Handler] = field(default_factory=dict)
+
+
+_HOST = re.compile(rb"\r\nhost[ \t]*:", re.IGNORECASE)
+
+
+def _with_host(data: bytes) -> bytes:
+    """What a connection begins a request with, with a `Host` if its head has none.
+
+    The parser insists on one, as the standard does; the original never looked, and programs
+    that write their requests by hand leave it out.
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or _HOST.search(data, 0, end):
+        return data
+    line, _, rest = data.partition(b"\r\n")
+    return b"\r\n".join((line, b"Host: none", rest)) if line.endswith(b" HTTP/1.1") else data
 
 
 class _Link(web.RequestHandler):
@@ -250,7 +295,7 @@ class _Link(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._plain_server.is_full():
+        if self._plain_server.is_full() and not self._plain_server.make_room(self):
             assert isinstance(transport, asyncio.Transport)
             transport.write(FULL)
             self.force_close()
@@ -258,8 +303,13 @@ class _Link(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         request = self._request
         if request is None or request.content.is_eof():
+            if data.startswith(TLS_HELLO) and request is None:
+                self._plain_server.note_tls(self.transport)
+                self.force_close()
+                return
             if self._head_since is None:
                 self._head_since = time.monotonic()
+                data = _with_host(data)
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.force_close()
@@ -271,6 +321,11 @@ class _Link(web.RequestHandler):
         self._request = request
         self._head_since = None
         self._head_bytes = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the next request has come."""
+        return self._head_since is not None
 
     def is_head_overdue(self, now: float, allowed_s: float) -> bool:
         """Whether the head of the next request began more than `allowed_s` ago."""
@@ -291,6 +346,9 @@ class _Link(web.RequestHandler):
         log.debug("malformed request from %s: %s", request.remote, message)
         return malformed()
 
+
+TLS_HELLO = b"\x16\x03"
+"""How every connection begins that speaks TLS."""
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
@@ -317,8 +375,11 @@ class PlainServer(web.Server):
         self.draining = False
         self._open = 0
         self._busy: set[object] = set()
+        self._leaving: set[object] = set()
+        """Closed by us, and not gone yet."""
         self._quiet = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._complaints = Complaints("plain HTTP")
         self._options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
             "keepalive_timeout": plane.limits.idle_s,
@@ -346,11 +407,29 @@ class PlainServer(web.Server):
     ) -> None:
         """Count a connection out."""
         self._open -= 1
+        self._leaving.discard(handler)
         super().connection_lost(handler, exc)
+
+    def note_tls(self, transport: asyncio.BaseTransport | None) -> None:
+        """Say that somebody spoke TLS to this port, which does not."""
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        host = str(peer[0]) if peer else "somebody"
+        self._complaints.add(host, "it speaks TLS, and this port does not: http:// is meant")
 
     def is_full(self) -> bool:
         """Whether the connections open now are more than the plane allows."""
-        return self._open > self.plane.limits.connections
+        return self._open - len(self._leaving) > self.plane.limits.connections
+
+    def make_room(self, newcomer: _Link) -> bool:
+        """Close the oldest connection on which nothing happens; False when there is none."""
+        for link in self.connections:
+            assert isinstance(link, _Link)
+            is_idle = not (link is newcomer or link in self._busy or link in self._leaving)
+            if is_idle and not link.has_begun:
+                self._leaving.add(link)
+                link.force_close()
+                return True
+        return False
 
     def _sweep(self) -> None:
         now, allowed_s = time.monotonic(), self.plane.limits.header_s
@@ -362,10 +441,12 @@ class PlainServer(web.Server):
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _find(self, request: web.BaseRequest) -> Handler | None:
-        handler = self.plane.routes.get(request.raw_path)
-        if handler is None:  # a query, an escape, or the absolute form of the target
-            handler = self.plane.routes.get(request.rel_url.path)
-        return handler
+        routes, path = self.plane.routes, request.raw_path.partition("?")[0]
+        handler = routes.get(path)
+        if handler is None:  # an escape, or the absolute form of the target
+            path = request.rel_url.path
+            handler = routes.get(path)
+        return handler or self.plane.folders.get(path.rpartition("/")[0])
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         link = request.protocol
@@ -428,13 +509,13 @@ class Listener:
     host: str
     port: int
     server: PlainServer
-    _socket: asyncio.Server
+    _socket: asyncio.Server | TlsDoor
     _closed: bool = field(default=False)
 
     @property
     def address(self) -> str:
         """`ip:port` as bound, also when port 0 was asked for."""
-        return f"{self.host}:{self.port}"
+        return _address(self.host, self.port)
 
     async def close(self, *, drain_s: float = 0.5) -> None:
         """Stop accepting at once, then drain; a second call does nothing."""
@@ -445,6 +526,10 @@ class Listener:
         await self.server.drain(timeout_s=drain_s)
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def listen(
     plane: Plane, host: str, port: int, *, tls: ssl.SSLContext | None = None
 ) -> Listener:
@@ -452,13 +537,19 @@ async def listen(
     server = PlainServer(plane)
     loop = asyncio.get_running_loop()
     try:
-        opened = await loop.create_server(
-            server, host, port, ssl=tls, backlog=BACKLOG, reuse_address=True
-        )
+        opened: asyncio.Server | TlsDoor
+        if tls is None:
+            opened = await loop.create_server(
+                server, host, port, backlog=BACKLOG, reuse_address=True
+            )
+        else:
+            most = plane.limits.connections
+            opened = await TlsDoor.open(server, (host, port), tls, most_handshakes=most)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             holder = describe_listener(host, port)
-            raise StartupError(f"{host}:{port} is already in use by {holder}") from exc
-        raise StartupError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+            raise StartupError(f"{_address(host, port)} is already in use by {holder}") from exc
+        reason = exc.strerror or exc
+        raise StartupError(f"cannot listen on {_address(host, port)}: {reason}") from exc
     bound = opened.sockets[0].getsockname()
     return Listener(host, bound[1], server, opened)

@@ -81,6 +81,7 @@ _BETWEEN_MEMBERS = (
     Verdict.LATE,
     Verdict.PENDING,
     Verdict.UNCLAIMED,
+    Verdict.NOT_AGGREGATED,
     Verdict.FENCED,
     Verdict.NOTHING_TO_FINISH,
     Verdict.LEASED,
@@ -216,4 +217,68 @@ MODEL_NOT_READY = Refusal(
     "The model is not ready yet for iteration {number}. Maybe this is because\n"
     "1. Client doesn't not send enough update model request.\n"
     "2. Worker has not push weights to server.",
+)
+
+NOT_AGGREGATED = Refusal(
+    Verdict.NOT_AGGREGATED,
+    ResponseCode.SucNotReady,
+    202,
+    Retry.SOON,
+    "The aggregation for the weights is not done yet.",
+)
+PULL_SCHEMA = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "The schema of RequestPushWeight is invalid.",
+)
+"""The original names the wrong request, and so do we."""
+PULL_OTHER_ROUND = Refusal(
+    Verdict.STALE_ROUND,
+    ResponseCode.SucNotReady,
+    409,
+    Retry.SOON,
+    "PullWeight iteration {number} is invalid. Server current iteration: {current}",
+)
+PULL_NO_NAMES = Refusal(
+    Word.INVALID, ResponseCode.RequestError, 400, Retry.NEVER, "weights_names_fbs is nullptr."
+)
+PULL_UNKNOWN_NAME = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "Parameter {name} is not registered in server.",
+)
+PUSH_SCHEMA = Refusal(
+    Word.INVALID,
+    ResponseCode.SucNotReady,
+    400,
+    Retry.NEVER,
+    "The schema of RequestPushWeight is invalid.",
+)
+PUSH_OTHER_ROUND = Refusal(
+    Verdict.STALE_ROUND,
+    ResponseCode.SucNotReady,
+    409,
+    Retry.SOON,
+    "PushWeight iteration number is invalid:{number}, current iteration:{current}",
+)
+PUSH_NOTHING = Refusal(
+    Word.INVALID,
+    ResponseCode.SucNotReady,
+    400,
+    Retry.NEVER,
+    "PushWeight feature map is empty.",
+)
+PUSH_MISFIT = Refusal(
+    Word.INVALID, ResponseCode.SucNotReady, 400, Retry.NEVER, "Pushing weight failed."
+)
+METRICS_SCHEMA = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "The schema of RequestPushMetrics is invalid.",
 )

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import lru_cache
 
+from fl_cluster.aggregate.layout import Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.api.dialects import Dialect
 from fl_cluster.api.refusals import Refusal, Retry
-from fl_cluster.config.schema import Settings
+from fl_cluster.config.schema import ServerMode, Settings
 from fl_cluster.config.shared import SharedParameters
+from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.ledger import INLINE_ELEMENTS
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.store.ports import Receipt, Snapshot
@@ -24,11 +26,20 @@ from fl_cluster.wire import messages
 from fl_cluster.wire.limits import MAX_INT
 from fl_cluster.wire.messages import ResponseCode
 
+COME_BACK_PER_S = 500
+"""Devices that are turned away are spread over as long as so many a second take to come back."""
+
+MOST_SPREAD_MS = 600_000
+
 CLOCK_MARGIN_MS = 5_000
 """Existing devices give up for good when told to come back in what their clock calls the past."""
 
 SOON_MS = 200
 NEXT_ROUND_MS = 1_000
+
+
+Choice = Callable[[Tensor], bool]
+"""Which tensors of a model go into an answer."""
 
 
 class Replies:
@@ -39,8 +50,10 @@ class Replies:
         self._view = view
         self._ready = ReadyBytes(slots=3)
         self._plan_of = lru_cache(maxsize=2)(self._make_plan)
+        self._turned_away: tuple[RoundRef, int] | None = None
+        """The round, and how many devices it had no place for, as far as they came here."""
 
-    def come_back_at(self, snapshot: Snapshot) -> str:
+    def come_back_at(self, snapshot: Snapshot, later_ms: int = 0) -> str:
         """When a device may come again, as devices expect it: epoch milliseconds, in the future.
 
         A round takes at most its windows, so that is when the next one is surely open.
@@ -48,21 +61,33 @@ class Replies:
         now = time.time_ns() // 1_000_000
         windows = snapshot.plan.select_window_ms + snapshot.plan.report_window_ms
         opened_at = now if snapshot.opened_at is None else snapshot.opened_at
-        return str(max(opened_at + windows, now + CLOCK_MARGIN_MS))
+        return str(max(opened_at + windows, now + CLOCK_MARGIN_MS) + later_ms)
 
     def refuse_check_in(
         self, dialect: Dialect, refusal: Refusal, device: str = "", *, with_time: bool = True
     ) -> messages.ResponseFLJob:
         """A check-in that was refused; the plan is there all the same, because devices need it."""
         snapshot = self._view.snapshot
-        come_back = self.come_back_at(snapshot) if with_time else ""
+        later_ms = self._place_in_queue(snapshot.ref) if refusal.retry is Retry.NEXT_ROUND else 0
+        come_back = self.come_back_at(snapshot, later_ms) if with_time else ""
         return self._check_in(snapshot)._replace(
             retcode=refusal.code,
             reason=refusal.text.format(device=device),
             next_req_time=come_back,
             verdict=refusal.word if dialect.is_native else None,
-            retry_after_ms=_retry_after_ms(refusal),
+            retry_after_ms=retry_after_ms(refusal, later_ms),
         )
+
+    def _place_in_queue(self, ref: RoundRef) -> int:
+        """How much later than the first this device may come back, in milliseconds.
+
+        A herd that is turned away together would otherwise be back together.
+        """
+        before = 0
+        if self._turned_away is not None and self._turned_away[0] == ref:
+            before = self._turned_away[1]
+        self._turned_away = (ref, before + 1)
+        return min(before * 1_000 // COME_BACK_PER_S, MOST_SPREAD_MS)
 
     def make_room(self) -> None:
         """Called before an update is taken: sums and bodies need memory."""
@@ -77,13 +102,36 @@ class Replies:
             return dialect.encode(response)
 
         def build() -> bytes:
-            feature_map = features(base.model, frozenset())
+            feature_map = features(base.model, self._choice_at_check_in(dialect))
             response = self._admitted(snapshot, base)._replace(feature_map=feature_map)
             return dialect.encode(response)
 
         self._ready.keep_only(snapshot.ref)
         key = ("check_in", dialect.is_native, snapshot.ref, base.record.digest)
         return await self._ready.get(key, base.model.layout.size, build)
+
+    def _choice_at_check_in(self, dialect: Dialect) -> Choice:
+        """Existing workers of several silos hold the model already, and take controls only."""
+        rule = self._view.rule
+        if dialect.is_native or self._view.parameters.server_mode != ServerMode.CLOUD_TRAINING:
+            return _everything
+        return lambda tensor: rule.is_control(tensor.name)
+
+    def _choice_after_round(self, dialect: Dialect, left_out: Iterable[str]) -> Choice:
+        """What was aggregated; of a hybrid round everything, because a worker may have made it.
+
+        Control variates are handed out at check-in only, and existing devices expect tensors
+        that nobody uploaded to be left out.
+        """
+        rule = self._view.rule
+        if self._view.snapshot.plan.is_hybrid:
+            return lambda tensor: not rule.is_control(tensor.name)
+        unwanted = frozenset(() if dialect.is_native else left_out)
+        return lambda tensor: (
+            tensor.is_aggregated
+            and tensor.name not in unwanted
+            and not rule.is_control(tensor.name)
+        )
 
     def _check_in(self, snapshot: Snapshot) -> messages.ResponseFLJob:
         parameters = self._plan_of(self._view.job.hyper_parameters)
@@ -118,7 +166,7 @@ class Replies:
             ds_params=messages.DSParams(),
         )
         plan = messages.FLPlan(
-            server_mode=self._settings.server_mode.value,
+            server_mode=parameters.server_mode,
             fl_name=self._settings.name,
             iterations=min(parameters.rounds_total, MAX_INT),
             epochs=min(parameters.epochs, MAX_INT),
@@ -149,7 +197,7 @@ class Replies:
             reason=(reason or text) if dialect.is_native else text,
             next_req_time="" if is_about_form else come_back,
             verdict=refusal.word,
-            retry_after_ms=_retry_after_ms(refusal),
+            retry_after_ms=retry_after_ms(refusal),
         )
 
     def count(self, dialect: Dialect, snapshot: Snapshot, receipt: Receipt) -> bytes:
@@ -181,7 +229,7 @@ class Replies:
             timestamp=self.come_back_at(snapshot) if with_time else "",
             compress_feature_map=(),
             verdict=refusal.word if dialect.is_native else None,
-            retry_after_ms=_retry_after_ms(refusal),
+            retry_after_ms=retry_after_ms(refusal),
         )
 
     async def hand_out(
@@ -202,9 +250,8 @@ class Replies:
         stored = await load()
 
         def build() -> bytes:
-            # Existing devices expect tensors that nobody uploaded to be left out.
-            left_out = frozenset() if dialect.is_native else frozenset(stored.record.left_out)
-            feature_map = features(stored.model, left_out, summed=True)
+            choice = self._choice_after_round(dialect, stored.record.left_out)
+            feature_map = features(stored.model, choice)
             return dialect.encode(
                 messages.ResponseGetModel(
                     retcode=ResponseCode.SUCCEED,
@@ -231,21 +278,24 @@ def _counted_flat(dialect: Dialect, come_back: str) -> bytes:
     )
 
 
-def _retry_after_ms(refusal: Refusal) -> int | None:
-    waits = {Retry.SOON: SOON_MS, Retry.NEXT_ROUND: NEXT_ROUND_MS}
+def retry_after_ms(refusal: Refusal, later_ms: int = 0) -> int | None:
+    """How long to wait, as the refusal says it; None when it does not."""
+    waits = {Retry.SOON: SOON_MS, Retry.NEXT_ROUND: NEXT_ROUND_MS + later_ms}
     return waits.get(refusal.retry)
 
 
-def features(
-    model: Model, left_out: frozenset[str], *, summed: bool = False
-) -> tuple[messages.FeatureMap, ...]:
-    """A model's tensors as the wire has them, by name; only aggregated ones when `summed`."""
+def _everything(_: Tensor) -> bool:
+    return True
+
+
+def features(model: Model, choice: Choice) -> tuple[messages.FeatureMap, ...]:
+    """The chosen tensors of a model as the wire has them, by name."""
     return tuple(
         messages.FeatureMap(
             place.tensor.name, model.values[place.start : place.stop], place.tensor.shape
         )
         for place in model.layout.places
-        if not (summed and (not place.tensor.is_aggregated or place.tensor.name in left_out))
+        if choice(place.tensor)
     )
 
 

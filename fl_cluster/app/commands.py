@@ -19,6 +19,7 @@ from fl_cluster.config.load import load
 from fl_cluster.config.overrides import PASSWORD_VARIABLE
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import FlClusterError, StartupError
+from fl_cluster.security.passwords import Passwords
 from fl_cluster.telemetry import logs
 
 Options = argparse.Namespace
@@ -43,30 +44,50 @@ def _launch_options(options: Options, beside: Path | None) -> LaunchOptions:
         log_dir=options.log_dir,
         patience_s=options.wait,
         overrides=dict(options.set),
+        passwords=_passwords(options, find_path(options.yaml_config, beside)),
     )
+
+
+def _passwords(options: Options, yaml_config: str) -> Passwords:
+    """Of key files: from a file, the environment, or whoever sits at the terminal."""
+    given = Passwords.of(os.environ, options.server_password_file, options.client_password_file)
+    if not sys.stdin.isatty():
+        return given
+    from fl_cluster.app.tls import missing_passwords
+
+    try:
+        settings = load(yaml_config, "scheduler", overrides=dict(options.set))
+    except FlClusterError:
+        return given  # the process that is about to start says it better
+    if not settings.tls.enabled:
+        return given
+    needs_server, needs_client = missing_passwords(settings.tls, given)
+    return given.ask(server=needs_server, client=needs_client)
 
 
 def sched(options: Options, beside: Path | None = None) -> int:
     """Start a scheduler, in the background or here."""
+    return guarded(lambda: _sched(options, beside))
+
+
+def _sched(options: Options, beside: Path | None) -> int:
     launch_options = _launch_options(options, beside)
     if options.foreground:
         return _be_scheduler(launch_options, options.scheduler_manage_address)
-    return guarded(lambda: _start_scheduler(launch_options, options.scheduler_manage_address))
-
-
-def _start_scheduler(options: LaunchOptions, manage_address: str) -> int:
-    started = launch.start_scheduler(options, manage_address, tell=tell)
-    tell(f"ask it with: curl http://{started.address}/state; its log is {started.log}")
+    started = launch.start_scheduler(launch_options, options.scheduler_manage_address, tell=tell)
+    url = started.facts.get("url", f"http://{started.address}")
+    insecure = "-k " if str(url).startswith("https") else ""
+    tell(f"ask it with: curl {insecure}{url}/state; its log is {started.log}")
     return 0
 
 
 def server(options: Options, beside: Path | None = None) -> int:
     """Start servers, in the background or here."""
+    return guarded(lambda: _server(options, beside))
+
+
+def _server(options: Options, beside: Path | None) -> int:
     launch_options = _launch_options(options, beside)
-    return guarded(lambda: _server(options, launch_options, beside))
-
-
-def _server(options: Options, launch_options: LaunchOptions, beside: Path | None) -> int:
     servers = ServerLaunch(
         http_address=options.http_server_address,
         count=options.local_server_num,
@@ -125,7 +146,7 @@ def _be_scheduler(options: LaunchOptions, manage_address: str) -> int:
         from fl_cluster.app.scheduler import SchedulerOptions, serve
     except ImportError as exc:
         return report(StartupError(str(exc)), pipe)
-    scheduler = SchedulerOptions(manage_address, options.overrides)
+    scheduler = SchedulerOptions(manage_address, options.overrides, options.passwords)
     return run(lambda stop, ready: serve(settings, scheduler, stop=stop, ready=ready), pipe=pipe)
 
 
@@ -150,6 +171,7 @@ def _be_server(options: LaunchOptions, servers: ServerLaunch) -> int:
         tcp_ip=servers.tcp_ip,
         checkpoint_dir=Path(servers.checkpoint_dir),
         model_file=Path(servers.model) if servers.model else None,
+        passwords=options.passwords,
     )
     return run(
         lambda stop, ready: serve(settings, server_options, stop=stop, ready=ready), pipe=pipe
@@ -163,16 +185,18 @@ def finish(options: Options, beside: Path | None = None) -> int:
 
 def _finish(options: Options, beside: Path | None) -> int:
     from fl_cluster.app.finish import FinishOptions, finish, redis_at
+    from fl_cluster.app.tls import store_tls
 
+    tls = None
     if options.yaml_config:
         settings = load(find_path(options.yaml_config, beside), "scheduler")
         address, data_dir = settings.cache.address, settings.cluster.data_dir
-        job = options.fl_name or settings.name
+        job, tls = options.fl_name or settings.name, store_tls(settings)
     else:
         password = os.environ.get(PASSWORD_VARIABLE, "")
         address = redis_at(options.redis_address, options.redis_port, password)
         data_dir, job = "", options.fl_name
-    return finish(FinishOptions(address, data_dir, job, options.stop_redis), tell)
+    return finish(FinishOptions(address, data_dir, job, options.stop_redis, tls), tell)
 
 
 def manage(options: Options) -> int:
@@ -192,14 +216,11 @@ def device(options: Options) -> int:
 
 
 def _device(options: Options) -> int:
-    from fl_cluster.sdk import run as run_device
+    from fl_cluster.app.device_command import device_of
     from fl_cluster.store.model_files import write_model
 
     train = find_function(options.function)
-    chosen: dict[str, Any] = {"patience_s": options.patience, "url_prefix": options.url_prefix}
-    if options.device_id:
-        chosen["device_id"] = options.device_id
-    result = run_device(train, servers=options.server, data_size=options.data_size, **chosen)
+    result = device_of(options, train).run_sync()
     tell(
         f"{result.device_id}: counted in {len(result.rounds)} rounds; "
         f"the newest model is that of round {result.final_round}"
@@ -226,6 +247,43 @@ def find_function(name: str) -> Callable[..., Any]:
     return function
 
 
+def token(options: Options) -> int:
+    """Make, list or revoke tokens."""
+
+    def call() -> int:
+        from fl_cluster.app import token_command
+
+        return token_command.token(options, tell)
+
+    return guarded(call)
+
+
+def join_line(options: Options) -> int:
+    """Show all that a participant needs as one line."""
+
+    def call() -> int:
+        from fl_cluster.app import token_command
+
+        return token_command.join_line(options, tell)
+
+    return guarded(call)
+
+
+def certs(options: Options) -> int:
+    """Make, renew, revoke and show certificates."""
+
+    def call() -> int:
+        from fl_cluster.app import certs_command
+
+        parser = argparse.ArgumentParser(
+            prog="fl-cluster certs", description="An authority of the cluster's own, in a folder."
+        )
+        certs_command.add_arguments(parser)
+        return certs_command.run(parser.parse_args(options.rest), tell)
+
+    return guarded(call)
+
+
 def demo(options: Options) -> int:
     """Run the example that trains on real data; it needs the source checkout."""
     script = Path(__file__).parents[2] / "examples" / "digits" / "run.py"
@@ -245,12 +303,23 @@ def model(options: Options) -> int:
     return main(rest)
 
 
+def migrate(options: Options) -> int:
+    """Say what becomes of a configuration that was written for the original."""
+    from fl_cluster.app.migrate_command import check
+
+    return check(options.file, options.role, options.format)
+
+
 COMMANDS: dict[str, Callable[[Options], int]] = {
     "sched": sched,
     "server": server,
     "device": device,
     "demo": demo,
     **dict.fromkeys(MANAGE_COMMANDS, manage),
+    "token": token,
+    "join-line": join_line,
+    "certs": certs,
     "finish": finish,
+    "migrate": migrate,
     "model": model,
 }

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TextIO
 
@@ -23,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_cluster.aggregate.model import Model
-from fl_cluster.app import launch
+from fl_cluster.app import demo_cluster, launch
 from fl_cluster.app.demo_board import RoundBoard
+from fl_cluster.app.demo_cluster import DemoCluster
 from fl_cluster.app.survivors import no_survivors
 from fl_cluster.errors import FlClusterError
 from fl_cluster.sdk import FederatedDevice, JobResult, RoundPlan, TrainResult, open_session
+from fl_cluster.security.tokens import new_token
 from fl_cluster.store.model_files import write_model
 
 Weights = Mapping[str, NDArray[np.float32]]
 Judge = Callable[[Weights], float]
 """The accuracy of a model on data that no device has, from 0 to 1."""
 
-SCHEDULER_PORT = 11202
-FIRST_SERVER_PORT = 6666
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -61,6 +60,8 @@ class Demo:
     servers: int
     folder: Path
     """Where model, metrics and logs are left; those of the last time are replaced."""
+    has_tokens: bool = False
+    """Whether each device has a token, and nobody else can take part."""
 
     @property
     def model_file(self) -> Path:
@@ -91,12 +92,13 @@ def run(demo: Demo, out: TextIO = sys.stdout) -> int:
 def _run(demo: Demo, work: Path, out: TextIO) -> None:
     began_s = time.monotonic()
     _make_room(demo)
-    write_model(work / "initial.npz", demo.initial)
-    urls = _start_cluster(demo, work, lambda line: _say(out, line))
-    _say(out, f"{len(demo.devices)} devices train for {demo.rounds} rounds")
+    tokens = [new_token() for _ in demo.devices] if demo.has_tokens else []
+    urls = _start_cluster(demo, work, tokens, lambda line: _say(out, line))
+    knowing = ", each with a token of its own" if tokens else ""
+    _say(out, f"{len(demo.devices)} devices train for {demo.rounds} rounds{knowing}")
     board = RoundBoard(out, demo.rounds, len(demo.devices), demo.judge)
     trained_s = time.monotonic()
-    [result, *_] = asyncio.run(_train(demo, urls, board))
+    [result, *_] = asyncio.run(_train(demo, urls, tokens, board))
     trained_s = time.monotonic() - trained_s
     board.close()
     write_model(demo.model_file, result.weights)
@@ -120,38 +122,38 @@ def _make_room(demo: Demo) -> None:
         file.unlink(missing_ok=True)
 
 
-def _start_cluster(demo: Demo, work: Path, tell: launch.Tell) -> list[str]:
-    """Start scheduler and servers side by side; the addresses that devices may ask."""
-    options = launch.LaunchOptions(
-        str(demo.yaml_config),
-        log_dir=demo.folder / "logs",
-        overrides={
+def _token_settings(demo: Demo, work: Path, tokens: Sequence[str]) -> dict[str, str]:
+    """The file of the devices' tokens, and what makes servers take them on this host."""
+    if not tokens:
+        return {}
+    file = work / "tokens"
+    file.touch(mode=0o600)
+    lines = (f"{token} {device.id}\n" for token, device in zip(tokens, demo.devices, strict=True))
+    file.write_text("".join(lines))
+    return {"cluster.token_file": str(file), "cluster.allow_tokens_over_http": "true"}
+
+
+def _start_cluster(demo: Demo, work: Path, tokens: Sequence[str], tell: launch.Tell) -> list[str]:
+    """Start the cluster; the addresses that devices may ask."""
+    cluster = DemoCluster(
+        demo.yaml_config,
+        demo.initial,
+        demo.servers,
+        demo.folder,
+        work,
+        {
             "fl_iteration_num": str(demo.rounds),
             "round.start_fl_job_threshold": str(len(demo.devices)),
-            "distributed_cache.address": "embedded",
-            "cluster.data_dir": str(work),
-            "summary.metrics_file": str(demo.metrics_file.resolve()),
-            "summary.failure_event_file": str((demo.folder / "event.txt").resolve()),
+            **_token_settings(demo, work, tokens),
         },
     )
-    manage_port, *server_ports = free_ports(
-        [SCHEDULER_PORT, *(FIRST_SERVER_PORT + index for index in range(demo.servers))]
-    )
-    manage_address = f"127.0.0.1:{manage_port}"
-    commands = [launch.scheduler_command(options, manage_address)]
-    for port in server_ports:
-        servers = launch.ServerLaunch(
-            http_address=f"127.0.0.1:{port}",
-            checkpoint_dir=str(work / "checkpoints"),
-            model=str(work / "initial.npz"),
-        )
-        commands += launch.server_commands(options, servers, tell)
-    _, *servers_started = launch.start(commands, patience_s=options.patience_s, tell=tell)
-    tell(f"watch it: curl http://{manage_address}/state")
-    return [f"http://{server.address}" for server in servers_started]
+    running = demo_cluster.start(cluster, tell)
+    return [f"http://{address}" for address in running.server_addresses]
 
 
-async def _train(demo: Demo, urls: Sequence[str], board: RoundBoard) -> list[JobResult]:
+async def _train(
+    demo: Demo, urls: Sequence[str], tokens: Sequence[str], board: RoundBoard
+) -> list[JobResult]:
     async with open_session(devices=len(demo.devices)) as session:
         return await asyncio.gather(
             *(
@@ -165,26 +167,12 @@ async def _train(demo: Demo, urls: Sequence[str], board: RoundBoard) -> list[Job
                     on_round=board.note,
                     session=session,
                     patience_s=30.0,
+                    token=token,
+                    token_over_http=True,
                 ).run()
-                for device in demo.devices
+                for device, token in zip(demo.devices, tokens or repeat(""), strict=False)
             )
         )
-
-
-def free_ports(preferred: Sequence[int]) -> list[int]:
-    """A port of the loopback interface for each of these: itself if free, else any."""
-    with ExitStack() as held:
-        return [_bind(held.enter_context(socket.socket()), port) for port in preferred]
-
-
-def _bind(probe: socket.socket, preferred: int) -> int:
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        probe.bind(("127.0.0.1", preferred))
-    except OSError:
-        probe.bind(("127.0.0.1", 0))
-    found: int = probe.getsockname()[1]
-    return found
 
 
 def _say(out: TextIO, line: str) -> None:

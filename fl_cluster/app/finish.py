@@ -20,6 +20,7 @@ import psutil
 from fl_cluster.config.addresses import CacheAddress, CacheKind, parse_cache_address
 from fl_cluster.errors import StartupError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member
+from fl_cluster.security.tls import StoreTls, StoreTlsFiles
 from fl_cluster.store.redis import embedded
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.keys import JobKeys
@@ -42,6 +43,8 @@ class FinishOptions:
     job: str
     """Empty: the only job that has processes here."""
     stop_redis: bool
+    tls: StoreTls | None = None
+    """How Redis is known; None: by the system's roots, where its address asks for TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,12 @@ def _url_of(options: FinishOptions) -> str:
     if url is None:
         raise StoreUnavailable("finish", f"no embedded Redis runs in {options.data_dir}")
     return url
+
+
+def _tls_of(options: FinishOptions) -> StoreTls | None:
+    if options.tls is not None or options.address.kind is not CacheKind.TLS:
+        return options.tls
+    return StoreTls(StoreTlsFiles())
 
 
 async def _find(connection: Connection, job: str) -> tuple[list[Found], list[Member]]:
@@ -122,7 +131,9 @@ def _end(found: Sequence[Found], tell: Tell) -> None:
 
 
 async def _finish(options: FinishOptions, tell: Tell) -> None:
-    connection = Connection(_url_of(options), timeout_ms=TIMEOUT_MS, pool_size=4)
+    connection = Connection(
+        _url_of(options), timeout_ms=TIMEOUT_MS, pool_size=4, tls=_tls_of(options)
+    )
     try:
         await _reach(connection, options.address)
         job = await _choose_job(connection, options.job)

@@ -29,6 +29,7 @@ from fl_cluster.app.ports import next_free_ports, require_free
 from fl_cluster.app.ready_pipe import Failed, Note, Ready
 from fl_cluster.config.addresses import Address, scheduler_http_address, server_http_address
 from fl_cluster.errors import ExitCode, FlClusterError, StartupError
+from fl_cluster.security.passwords import Passwords
 from fl_cluster.telemetry.processes import start_time_s, wait_for_end
 
 PATIENCE_S = 30.0
@@ -64,6 +65,8 @@ class Command:
     arguments: Sequence[str]
     log: Path | None
     """None: our own standard output and error."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables of its environment that nobody else shall see."""
 
 
 @dataclass(slots=True)
@@ -148,7 +151,7 @@ def _spawn(command: Command) -> _Starting:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**child_environment(), ready_pipe.VARIABLE: str(writing)},
+                env={**child_environment(), **command.secrets, ready_pipe.VARIABLE: str(writing)},
                 pass_fds=(writing,),
                 start_new_session=True,
             )
@@ -313,6 +316,8 @@ class LaunchOptions:
     patience_s: float = PATIENCE_S
     overrides: Mapping[str, str] = field(default_factory=dict)
     """Dotted configuration keys and what they are set to, over the file's values."""
+    passwords: Passwords = field(default_factory=Passwords)
+    """Of key files."""
 
     def arguments(self) -> list[str]:
         """The arguments that say so."""
@@ -343,6 +348,7 @@ def scheduler_command(options: LaunchOptions, manage_address: str) -> Command:
         f"scheduler {address}",
         ["sched", "--foreground", f"--scheduler_manage_address={address}", *options.arguments()],
         options.log_dir / "scheduler" / "scheduler.log",
+        options.passwords.environment(),
     )
 
 
@@ -369,6 +375,7 @@ def _server_command(options: LaunchOptions, servers: ServerLaunch, address: Addr
         f"server {address}",
         arguments,
         options.log_dir / f"server_{address.port}" / "server.log",
+        options.passwords.environment(),
     )
 
 

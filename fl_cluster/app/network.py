@@ -29,3 +29,11 @@ def first_usable_ip() -> tuple[str, str]:
             if not (ip.is_loopback or ip.is_link_local or ip.is_unspecified):
                 return address.address, name
     raise StartupError("no network interface but loopback is up: name an address to listen on")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach an address with that host part."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

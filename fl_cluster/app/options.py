@@ -47,7 +47,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _add_launch(parser: argparse.ArgumentParser) -> None:
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
     _flag(
         parser,
         "yaml_config",
@@ -63,6 +63,19 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="a configuration key, as in round.start_fl_job_threshold=4; may be repeated",
     )
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    _add_configuration(parser)
+    for side in ("server", "client"):
+        _flag(
+            parser,
+            f"{side}_password_file",
+            default="",
+            metavar="FILE",
+            help=f"password of ssl.{side}_cert_path; without it"
+            f" FL_CLUSTER_{side.upper()}_PASSWORD, else the terminal is asked",
+        )
     _flag(
         parser,
         "foreground",
@@ -180,9 +193,25 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         action="append",
-        required=True,
+        default=[],
         metavar="URL",
         help="a server of the cluster; may be repeated",
+    )
+    parser.add_argument(
+        "--join-file", metavar="FILE", help="a join line, in place of servers, prefix and token"
+    )
+    parser.add_argument(
+        "--ca", default="", metavar="FILE", help="the authority of the servers' certificates"
+    )
+    parser.add_argument("--token-file", metavar="FILE", help="the device's token")
+    parser.add_argument(
+        "--token-over-http", action="store_true", help="send it also where anyone can read it"
+    )
+    parser.add_argument(
+        "--identity",
+        nargs=2,
+        metavar=("KEY", "CHAIN"),
+        help="key and certificates in PEM, for servers that verify devices",
     )
     _flag(parser, "data_size", type=int, required=True, help="samples the function trains on")
     _flag(parser, "device_id", default="", metavar="ID", help="who this is (random)")
@@ -203,10 +232,21 @@ def _add_manage(parser: argparse.ArgumentParser) -> None:
         "--manage",
         default=MANAGE_ADDRESS,
         metavar="IP:PORT",
-        help=f"the scheduler's address ({MANAGE_ADDRESS})",
+        help=f"the scheduler's address, with https:// when it has TLS ({MANAGE_ADDRESS})",
+    )
+    parser.add_argument(
+        "--ca", default="", metavar="FILE", help="the authority of its certificate (the system's)"
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="for people or programs (text)"
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="the operator's token; without it FL_CLUSTER_OPERATOR_TOKEN is looked at",
+    )
+    parser.add_argument(
+        "--token-over-http", action="store_true", help="send it also where anyone can read it"
     )
 
 
@@ -253,6 +293,80 @@ def _add_new_instance(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_token(parser: argparse.ArgumentParser) -> None:
+    calls = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
+    create = calls.add_parser("create", help="make a token and show it, once")
+    _add_new_token(create)
+    create.add_argument(
+        "--role",
+        choices=("device", "operator"),
+        default="device",
+        help="whether its bearer takes part or manages the job (device)",
+    )
+    listed = calls.add_parser("list", help="show labels, when they were made, last used, end")
+    _add_configuration(listed)
+    listed.add_argument(
+        "--format", choices=("text", "json"), default="text", help="for people or programs (text)"
+    )
+    revoke = calls.add_parser("revoke", help="refuse tokens from now on, on all servers")
+    _add_configuration(revoke)
+    revoke.add_argument("name", metavar="LABEL|ID", help="all tokens of a label, or the one")
+
+
+def _add_new_token(parser: argparse.ArgumentParser) -> None:
+    _add_configuration(parser)
+    parser.add_argument(
+        "--label", required=True, help="who it is for; several tokens may have the same"
+    )
+    parser.add_argument("--expires", default="", metavar="TIME", help="30d, 12h or 2027-01-31")
+    parser.add_argument(
+        "--overlap",
+        default="",
+        metavar="TIME",
+        help="end the label's other tokens after this time, such as 7d: a change of tokens",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write it to a new file of mode 0600 instead"
+    )
+
+
+def _add_join_line(parser: argparse.ArgumentParser) -> None:
+    _add_new_token(parser)
+    parser.set_defaults(role="device")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="a token that was made before"
+    )
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a server as devices reach it; may be repeated (those that run)",
+    )
+    _flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
+    parser.add_argument(
+        "--https", action="store_true", help="devices use https although the servers do not"
+    )
+    parser.add_argument(
+        "--ca", default="", metavar="FILE", help="the authority of the servers' certificates"
+    )
+    _flag(parser, "public_ca", action="store_true", help="it is one that every system knows")
+
+
+def _add_migrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", choices=("check",), help="say what a file means here, key by key")
+    parser.add_argument("file", metavar="FILE", help="a configuration written for the original")
+    parser.add_argument(
+        "--role",
+        choices=("server", "scheduler"),
+        default="server",
+        help="whose it is; a scheduler's may lack what only servers look at (server)",
+    )
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="for people or programs (text)"
+    )
+
+
 def _add_nothing(_parser: argparse.ArgumentParser) -> None:
     """The command has a parser of its own."""
 
@@ -276,12 +390,16 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "device": ("be a device that trains with a function of yours", _add_device),
     "demo": ("train on real data, from start to result", _add_nothing),
     **MANAGE_COMMANDS,
+    "token": ("make, list and revoke tokens of devices and operators", _add_token),
+    "join-line": ("show all that a participant needs, as one line", _add_join_line),
+    "certs": ("make, renew, revoke and show certificates of the cluster", _add_nothing),
     "finish": ("end a cluster's processes on this host", add_finish),
+    "migrate": ("say what a configuration of the original means here", _add_migrate),
     "model": ("show, and convert, a model file", _add_nothing),
 }
 
 
-HANDED_ON = ("demo", "model")
+HANDED_ON = ("certs", "demo", "model")
 """Commands whose arguments are handed on as they are."""
 
 

@@ -18,6 +18,7 @@ from fl_cluster.errors import StartupError
 from fl_cluster.telemetry.processes import describe_listener, find_listener
 
 MAX_PORT = 65_535
+SCRIPTS = ("run_server.py", "run_cloud.py")
 
 
 def next_free_ports(
@@ -31,7 +32,7 @@ def next_free_ports(
         pid = find_listener(first.host, port)
         if pid is None:
             found.append(port)
-        elif _is_server_of(pid, yaml_config):
+        elif is_server_of(pid, yaml_config):
             tell(f"port {port} has a server of this job already (pid {pid}); taking a higher one")
         else:
             holder = describe_listener(first.host, port)
@@ -51,14 +52,14 @@ def require_free(address: Address) -> None:
         raise StartupError(f"{address} is already in use by {holder}")
 
 
-def _is_server_of(pid: int, yaml_config: str) -> bool:
+def is_server_of(pid: int, yaml_config: str) -> bool:
     """Whether the process is a server that was started with this configuration file."""
     try:
         process = psutil.Process(pid)
         arguments, folder = process.cmdline(), Path(process.cwd())
     except (psutil.Error, ValueError):
         return False
-    is_server = "server" in arguments or any(a.endswith("run_server.py") for a in arguments)
+    is_server = "server" in arguments or any(a.endswith(SCRIPTS) for a in arguments)
     file = _value_of("yaml_config", arguments)
     return is_server and file is not None and _same(folder / file, Path(yaml_config))
 

@@ -14,14 +14,18 @@ from pathlib import Path
 
 from fl_cluster.app.hooks import ServerHooks, call
 from fl_cluster.config.schema import Settings
+from fl_cluster.config.shared import SharedParameters
 from fl_cluster.service.finish import EndedRound
 from fl_cluster.service.visits import Visit, accepted
 from fl_cluster.store.checkpoints import CheckpointFolder
+from fl_cluster.store.ports import Metrics
+from fl_cluster.telemetry.evaluation import evaluate
 from fl_cluster.telemetry.files import EventFile, MetricsFile
 from fl_cluster.telemetry.summary import (
     ParticipationLevels,
     RoundSummary,
     Visits,
+    event_line,
     failure_line,
     metrics_line,
     weighted_mean,
@@ -51,6 +55,7 @@ class FileRecorder:
             logger.warning(complaint)
         self._metrics = MetricsFile(Path(settings.summary.metrics_file))
         self._events = EventFile(Path(settings.summary.event_file))
+        self._last_started_ms: int | None = None
 
     def prepare(self) -> None:
         """Make what has to exist from the start; StartupError when it cannot."""
@@ -74,8 +79,17 @@ class FileRecorder:
 
         call(lambda: self._hooks.round_ended(ended, checkpoint))
 
+    def note(self, event: str) -> None:
+        """Write an event that is not a round's; a disk that is full costs no more than that."""
+        try:
+            self._events.append(event_line(self._tcp_address, time.time_ns() // 1_000_000, event))
+        except OSError as exc:
+            logger.error("%s; the event file does not say so: %s", event, exc)
+
     def _keep(self, ended: EndedRound) -> Path | None:
         number = ended.ref.number
+        if not self._checkpoints.is_used:
+            return None
         try:
             return self._checkpoints.write(number, ended.model.arrays(), ended.ended_at)
         except OSError as exc:
@@ -83,6 +97,12 @@ class FileRecorder:
             return None
 
     def _summarise(self, ended: EndedRound) -> RoundSummary:
+        if ended.opened_at is not None:
+            self._last_started_ms = ended.opened_at
+        quality = ended.metrics or Metrics(
+            weighted_mean((u.loss, u.data_size) for u in ended.reported),
+            weighted_mean((u.accuracy, u.eval_data_size) for u in ended.reported),
+        )
         return RoundSummary(
             job=self._job,
             instance=ended.ref.instance,
@@ -90,10 +110,11 @@ class FileRecorder:
             round_number=ended.ref.number,
             rounds_total=ended.job.rounds_total,
             is_success=ended.is_success,
-            started_ms=ended.opened_at,
+            started_ms=self._last_started_ms,
             ended_ms=time.time_ns() // 1_000_000,
-            loss=weighted_mean((u.loss, u.data_size) for u in ended.reported),
-            accuracy=weighted_mean((u.accuracy, u.eval_data_size) for u in ended.reported),
+            loss=quality.loss,
+            accuracy=quality.accuracy,
+            unsupervised_score=_score(ended),
             check_ins=_visits(ended, Visit.CHECK_IN, ended.cohort_count),
             reports=_visits(ended, Visit.REPORT, len(ended.reported)),
             model_reads=_visits(ended, Visit.GET_MODEL),
@@ -113,6 +134,14 @@ class FileRecorder:
             accuracy,
             ended.model.digest[:16],
         )
+
+
+def _score(ended: EndedRound) -> float:
+    parameters = SharedParameters.parse(ended.job.hyper_parameters)
+    found = evaluate(parameters.eval_type, ended.evaluations, parameters.eval_window)
+    if found.complaint:
+        logger.warning("round %d, evaluation: %s", ended.ref.number, found.complaint)
+    return found.score
 
 
 def _visits(ended: EndedRound, kind: Visit, known: int | None = None) -> Visits:

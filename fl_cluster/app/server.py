@@ -7,19 +7,27 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
+from fl_cluster.api.downloads import Downloads
+from fl_cluster.api.paths import complaint
 from fl_cluster.api.plain_http import Limits, Listener, Plane, listen
 from fl_cluster.api.replies import Replies
-from fl_cluster.app.hooks import NoHooks, ServerHooks, call
+from fl_cluster.api.traffic import metered
+from fl_cluster.api.workers import WorkerPlane
+from fl_cluster.app.access import Access
+from fl_cluster.app.data_rates import DataRates
+from fl_cluster.app.hooks import NoHooks, Occasions, ServerHooks
 from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.malloc import keep_memory_flat
+from fl_cluster.app.open_files import allow_connections
 from fl_cluster.app.recorder import FileRecorder
 from fl_cluster.app.store_access import announce_durability, open_store
+from fl_cluster.app.tls import CertificateWatch, check_names, host_of, open_tls, url_of
 from fl_cluster.app.weights import starting_point
 from fl_cluster.config.addresses import Address, server_http_address
 from fl_cluster.config.schema import Durability, Settings
@@ -27,6 +35,8 @@ from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StartupError, StoreUnavailable
 from fl_cluster.lifecycle.instance import instance_name
 from fl_cluster.lifecycle.membership import Role
+from fl_cluster.security.passwords import Passwords
+from fl_cluster.security.tls import Tls
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
@@ -35,6 +45,7 @@ from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
 from fl_cluster.service.link import Duties, LinkServer
 from fl_cluster.service.membership import Membership, Undertaker
+from fl_cluster.service.retraining import RetrainingDesk
 from fl_cluster.service.steering import DRAIN
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
@@ -50,6 +61,9 @@ logger = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
 DRAIN_S = 5.0
+SERVER_FAILED = "Http server starting failed."
+"""The original's words."""
+
 STOP = "stop"
 """Another word for `drain`: a server that is told to end finishes what it holds."""
 
@@ -69,6 +83,16 @@ class ServerOptions:
     model_file: Path | None
     link_address: tuple[str, int] = ("", 0)
     """Host and port of this member's own on the cluster's side; known once it is open."""
+    start: Callable[[], tuple[StartingPoint, str]] | None = None
+    """Where a program's own weights come from, instead of `checkpoint_dir` and `model_file`."""
+    makes_checkpoint_dir: bool = True
+    """Whether a missing `checkpoint_dir` is made; else there are no checkpoints without it."""
+    passwords: Passwords = field(default_factory=Passwords)
+    """Of key files; the environment's where none is given."""
+
+    def checkpoints(self, job: str) -> CheckpointFolder:
+        """The job's checkpoints."""
+        return CheckpointFolder(self.checkpoint_dir, job, is_made=self.makes_checkpoint_dir)
 
 
 def body_limit(settings: Settings, layout: Layout) -> int:
@@ -80,14 +104,33 @@ def body_limit(settings: Settings, layout: Layout) -> int:
 
 
 def check_urls(settings: Settings, address: str) -> None:
-    """StartupError when the device URLs that the prefix makes are not URLs."""
+    """StartupError when the device URLs that the prefix makes are not URLs.
+
+    The pattern is the original's, which knows IPv4 addresses; other hosts are as good.
+    A prefix that is one, and of no use, is warned of.
+    """
+    if (useless := complaint(settings.device.url_prefix)) is not None:
+        logger.warning("%s", useless)
     for name in ("startFLJob", "updateModel", "getModel"):
-        url = f"http://{address}{settings.device.url_prefix or '/'}{name}"
-        if not URL_PATTERN.fullmatch(url):
+        path = f"{settings.device.url_prefix or '/'}{name}"
+        url = f"http://{address}{path}"
+        if not URL_PATTERN.fullmatch(f"http://127.0.0.1:6666{path}"):
             raise StartupError(
                 f"The http url:{url} is illegal! (client.http_url_prefix is"
                 f" {settings.device.url_prefix!r}; expected a path such as /prefix/)"
             )
+
+
+def reachable_address(settings: Settings, options: ServerOptions) -> str:
+    """Where others find the device plane of a server that listens for devices.
+
+    One that listens on all addresses is found, unless it is said where, on the cluster's own.
+    """
+    if settings.cluster.advertise_http_address:
+        return settings.cluster.advertise_http_address
+    listening = server_http_address(options.http_address)
+    host, _ = options.link_address
+    return str(replace(listening, host=host)) if listening.is_wildcard else options.http_address
 
 
 class Server:
@@ -108,15 +151,15 @@ class Server:
         self._stores = Stores(rounds, RedisJobStore(connection, keys), blobs)
         self._members = RedisMemberStore(connection, keys)
         self._view = JobView(self._stores)
+        self.access = Access(settings, connection)
         events = RedisEvents(connection, keys)
-        host, port = options.link_address
-        self._link_address = str(Address(host, port))
+        self._link_address = str(Address(*options.link_address))
         self._undertaker = Undertaker(self._members, rounds.member_lost)
         member = this_process(
             Role.SERVER,
             self._new_id(),
             tcp_address=settings.cluster.advertise_tcp_address or self._link_address,
-            http_address=settings.cluster.advertise_http_address or options.http_address,
+            http_address=reachable_address(settings, options),
         )
         self.membership = Membership(
             self._members,
@@ -126,8 +169,10 @@ class Server:
             undertaker=self._undertaker,
         )
         self.membership.report_to(self._view.watch)
-        self._checkpoints = CheckpointFolder(options.checkpoint_dir, settings.name)
+        self._checkpoints = options.checkpoints(settings.name)
         self._recorder = FileRecorder(settings, self._checkpoints, self._link_address, hooks)
+        self.data_rates = DataRates.into(settings.summary.data_rate_dir, self._link_address)
+        self.certificates: CertificateWatch | None = None
         patience_ms = 2 * settings.cluster.redis_timeout_ms
         self._collector = Collector(
             self._view,
@@ -154,17 +199,32 @@ class Server:
     async def join_job(self) -> str:
         """Create the job's records, or find that they fit; which weights the job has."""
         self._recorder.prepare()
-        model_file = self._options.model_file
-        start, which = await asyncio.to_thread(starting_point, self._checkpoints, model_file)
+        start, which = await asyncio.to_thread(self._options.start or self._starting_point)
         parameters = SharedParameters.of(self._settings)
         instance = instance_name(time.time_ns() // 1000)
         job = await open_job(self._stores, parameters, start, instance)
+        shared = SharedParameters.parse(job.hyper_parameters)
+        self._settings = shared.adopted_by(self._settings)
         await self._view.refresh()
         base = self._view.base
         if job.instance != instance:
             which = f"those of the running job after round {base.record.number}"
         logger.info("initial weights: %s (SHA-256 %s)", which, base.model.digest)
         return which
+
+    async def check_access(self) -> None:
+        """Make ready who may do what; a fault says what of it cannot be used."""
+        await self.access.start()
+        self.clock.on_word(self.access.book.hear)
+
+    def _starting_point(self) -> tuple[StartingPoint, str]:
+        return starting_point(self._checkpoints, self._options.model_file)
+
+    def watch_certificates(self, tls: Tls) -> None:
+        """Keep the certificates fresh; what ends soon is an event as well."""
+        days = self._settings.tls.expiry_warning_days
+        self.certificates = CertificateWatch(tls, days, self._recorder.note)
+        self.certificates.warn()
 
     def plane(self) -> Plane:
         """What devices are served."""
@@ -180,10 +240,20 @@ class Server:
             self._visits,
             self._deliveries,
             Replies(settings, view),
+            self.access.gatekeeper,
+            self.access.proofs,
         )
         devices = DevicePlane(services, BodyReader(limit, budget), hold_ms=settings.cluster.hold_ms)
+        desk = RetrainingDesk(view, self._stores, hold_ms=settings.cluster.hold_ms)
+        workers = WorkerPlane(view, desk, devices)
+        prefix = settings.device.url_prefix
+        routes = devices.routes(prefix) | workers.routes(prefix)
+        if self.data_rates is not None:
+            routes = metered(routes, self.data_rates.meter)
+        downloads = Downloads(view, self.access.gatekeeper)
         return Plane(
-            routes=devices.routes(settings.device.url_prefix),
+            routes=routes,
+            folders=downloads.folders(settings.device.url_prefix),
             on_fault=devices.broken,
             on_bug=lambda request: devices.broken(request, None),
             limits=Limits(
@@ -262,36 +332,63 @@ async def serve(
 ) -> None:
     """Be a server until `stop` is set; `ready` is called once devices are served."""
     hooks = hooks or NoHooks()
+    occasions = Occasions(hooks)
     keep_memory_flat()
+    allow_connections(settings.device.connection_limit)
     try:
-        address = server_http_address(options.http_address)
-        check_urls(settings, options.http_address)
         for warning in settings.warnings:
             logger.warning("%s", warning)
-        async with open_store(settings) as connection, LinkServer.listening(options.tcp_ip) as link:
+        tls = await open_tls(settings, options.passwords)
+        mutual = tls.mutual_server() if tls else None
+        address = server_http_address(options.http_address)
+        check_urls(settings, options.http_address)
+        async with (
+            open_store(settings) as connection,
+            LinkServer.listening(options.tcp_ip, mutual) as link,
+        ):
             await announce_durability(connection)
             options = replace(options, link_address=link.address)
             server = Server(settings, options, connection, hooks)
+            await server.check_access()
             weights = await server.join_job()
-            listener = await listen(server.plane(), address.host, address.port)
+            listener = await _listen(server.plane(), address, tls)
             server.answer_schedulers(link, listener, stop)
             await server.membership.join()
             member = server.membership.member.id
-            logger.info("serving devices on %s as %s", listener.address, member)
+            if tls is not None:
+                check_names(tls, [host_of(server.membership.member.http_address)])
+                server.watch_certificates(tls)
+            logger.info("serving devices on %s as %s", url_of(listener.address, tls), member)
             ready({"http_address": listener.address, "member": member, "initial_weights": weights})
-            call(hooks.started)
-            await _serve_until(stop, server, listener)
+            await _serve_until(stop, server, listener, occasions)
     finally:
-        call(hooks.stopping)
+        await occasions.stopping()
 
 
-async def _serve_until(stop: asyncio.Event, server: Server, listener: Listener) -> None:
+async def _listen(plane: Plane, address: Address, tls: Tls | None) -> Listener:
+    context = tls.public_server() if tls is not None else None
+    try:
+        return await listen(plane, address.host, address.port, tls=context)
+    except StartupError as exc:
+        raise StartupError(f"{SERVER_FAILED} ({exc})") from exc
+
+
+async def _serve_until(
+    stop: asyncio.Event, server: Server, listener: Listener, occasions: Occasions
+) -> None:
     tasks = [
         asyncio.create_task(server.clock.run()),
         asyncio.create_task(server.membership.run()),
+        asyncio.create_task(server.access.run()),
     ]
+    if server.data_rates is not None:
+        tasks.append(asyncio.create_task(server.data_rates.run()))
+    if server.certificates is not None:
+        tasks.append(asyncio.create_task(server.certificates.run()))
     try:
+        await occasions.started()
         await _until(stop, tasks)
+        await occasions.stopping()
         await server.drain(listener)
     finally:
         await listener.close()

@@ -13,6 +13,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from fl_cluster.app.network import is_loopback
+from fl_cluster.app.tls import store_tls
 from fl_cluster.config.addresses import CacheKind
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import FlClusterError, StartupError, StoreCorrupt, StoreUnavailable
@@ -36,6 +38,14 @@ HEARTBEAT_S = 0.5
 REFUSED = ("refused", "Error 111 ", "Connect call failed", "No such file")
 """What different event loops say when nobody listens on a port or a socket."""
 
+IN_THE_CLEAR = (
+    "enable_ssl is true, but distributed_cache.address begins with redis://, which means Redis is"
+    " spoken to in the clear: write rediss:// or host:port for TLS"
+)
+
+NO_TLS = "no TLS with"
+"""How what TLS minds begins, other than that nobody listens."""
+
 UNKNOWN_SERVICE = "it knows no service"
 """What a Sentinel that is well says of a name that was misspelt."""
 
@@ -47,6 +57,8 @@ async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
     StoreUnavailable says why not, also of what the block met.
     """
     address = settings.cache.address
+    if settings.tls.enabled and address.kind is CacheKind.TCP and not is_loopback(address.host):
+        logger.warning("%s", IN_THE_CLEAR)
     if address.kind is not CacheKind.EMBEDDED:
         async with _connected(settings, address.secret_url()) as connection:
             yield connection
@@ -62,7 +74,12 @@ async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
 @asynccontextmanager
 async def _connected(settings: JobSettings, url: str) -> AsyncIterator[Connection]:
     cluster = settings.cluster
-    connection = Connection(url, timeout_ms=cluster.redis_timeout_ms, pool_size=cluster.redis_pool)
+    connection = Connection(
+        url,
+        timeout_ms=cluster.redis_timeout_ms,
+        pool_size=cluster.redis_pool,
+        tls=store_tls(settings),
+    )
     try:
         await _wait(settings, connection)
         yield connection
@@ -101,6 +118,8 @@ def _may_be_starting(fault: FlClusterError) -> bool:
         return True
     if not isinstance(fault, StoreUnavailable) or UNKNOWN_SERVICE in fault.reason:
         return False
+    if NO_TLS in fault.reason:
+        return False
     return any(word in fault.reason for word in REFUSED)
 
 
@@ -118,7 +137,8 @@ async def waiting_sentence(
         return f"waiting for Redis at {address}, which still reads its data{progress}"
     if address.kind is CacheKind.SENTINEL:
         return f"waiting for Redis at {address}: {fault}"
-    hint = f"; start it with: redis-server --port {address.port}" if address.port else ""
+    how = "--port 0 --tls-port" if address.kind is CacheKind.TLS else "--port"
+    hint = f"; start it with: redis-server {how} {address.port}" if address.port else ""
     return f"waiting for Redis at {address}, which does not accept connections{hint}"
 
 

@@ -35,6 +35,14 @@ class Address:
     """A name, an IPv4 address, or an IPv6 address without brackets."""
     port: int
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of a machine, so that nobody can connect to it."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -85,6 +93,22 @@ def check_host(host: str, *, in_brackets: bool = False) -> None:
         return
     if len(host) > 253 or not all(HOST_LABEL.match(label) for label in labels):
         raise ValueError(f"{host!r} is not a host name")
+
+
+def parse_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks in `text`, separated by commas; `ValueError` says which part is none.
+
+    An address stands for itself.
+    """
+    networks = []
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        try:
+            networks.append(ipaddress.ip_network(part.strip()))
+        except ValueError as exc:
+            raise ValueError(f"{exc}; expected such as 10.0.0.0/8 or 192.168.7.1") from None
+    return tuple(networks)
 
 
 def server_http_address(text: str) -> Address:
@@ -144,6 +168,8 @@ class CacheAddress:
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
+    is_bare: bool = field(default=False, compare=False, repr=False)
+    """Whether it was written as `ip:port`, so that `enable_ssl` says how it is spoken to."""
 
     def __str__(self) -> str:
         suffix = f"/{self.database}" if self.database else ""
@@ -154,6 +180,8 @@ class CacheAddress:
                 return f"unix:{self.path}" + (f"?db={self.database}" if self.database else "")
             case CacheKind.SENTINEL:
                 return f"sentinel://{self._endpoints}/{self.service}{suffix}"
+            case CacheKind.TLS if self.is_bare:
+                return self._endpoint
             case CacheKind.TLS:
                 return f"rediss://{self._endpoint}{suffix}"
             case CacheKind.TCP:
@@ -186,6 +214,14 @@ class CacheAddress:
         scheme = "rediss" if self.kind is CacheKind.TLS else "redis"
         return f"{scheme}://{at}{self._endpoint}/{self.database}"
 
+    def encrypted(self) -> CacheAddress:
+        """The same place under `enable_ssl`: a bare address means TLS, as it always did.
+
+        An address with a scheme says by itself whether it does; sockets and the embedded Redis
+        do not leave the host.
+        """
+        return replace(self, kind=CacheKind.TLS) if self.is_bare else self
+
     def with_login(self, username: str, password: str) -> CacheAddress:
         """The same place; what is not empty here wins over what the URL said."""
         return replace(
@@ -212,7 +248,7 @@ def parse_cache_address(text: str) -> CacheAddress:
     if "@" in text:
         raise ValueError("a user or password takes the form redis://user:password@host:port")
     address = parse_address(text)
-    return CacheAddress(kind=CacheKind.TCP, host=address.host, port=address.port)
+    return CacheAddress(kind=CacheKind.TCP, host=address.host, port=address.port, is_bare=True)
 
 
 def _unix_address(text: str) -> CacheAddress:

@@ -32,6 +32,8 @@ def _cache(values: Values) -> schema.CacheSettings:
     address = parse_cache_address(str(values["distributed_cache.address"])).with_login(
         str(values["distributed_cache.username"]), str(values["distributed_cache.password"])
     )
+    if values["enable_ssl"]:
+        address = address.encrypted()
     return _section(schema.CacheSettings, legacy.CACHE, values, address=address)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fl_cluster.config.addresses import without_login
 from fl_cluster.config.document import Entry
-from fl_cluster.config.keys import BLOCKS
+from fl_cluster.config.keys import BLOCKS, KEYS
 from fl_cluster.config.problems import SettingProblem
-from fl_cluster.config.rules import OneServerMode, Value
+from fl_cluster.config.rules import FAILED, INT64_MAX, OneServerMode, Readable, Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
 
@@ -33,6 +33,8 @@ class Checked:
     file: str
     values: dict[str, Value] = field(default_factory=dict)
     problems: list[SettingProblem] = field(default_factory=list)
+    ours: list[SettingProblem] = field(default_factory=list)
+    """What the original does not mind, or not yet when it reads the file."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -47,6 +49,7 @@ def single(number: float) -> float:
 def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
     """Check what `role` looks at; other sections may hold anything."""
     checked = Checked(file)
+    checked.problems += _too_long_numbers(entries, file)
     for block in BLOCKS:
         if block.server_only and role is Role.SCHEDULER:
             continue
@@ -63,7 +66,24 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
         _settle_compression(checked)
         _check_masking(checked)
     _check_name(checked)
+    checked.problems += checked.ours
     return checked
+
+
+def _too_long_numbers(entries: Mapping[str, Entry], file: str) -> Iterator[SettingProblem]:
+    """The original cannot hand these over to its checks, and so reports nothing else."""
+    for path, entry in entries.items():
+        if path in KEYS and _is_too_long(entry):
+            message = (
+                f"The parameter '{path}' is an integer that does not fit 64 bits, "
+                f"yaml config file: {file}"
+            )
+            shown = str(entry.value)[:40]
+            yield SettingProblem(path, message, file=file, origin=entry.origin, found=shown)
+
+
+def _is_too_long(entry: Entry) -> bool:
+    return entry.kind == "int" and not -INT64_MAX - 1 <= int(entry.value or 0) <= INT64_MAX
 
 
 class _Check:
@@ -82,6 +102,8 @@ class _Check:
     def value(self) -> Value | None:
         """The value in the key's type; None when there is none or, with a problem, none fits."""
         entry, key = self._entry, self._key
+        if _is_too_long(entry):
+            return None
         is_text = key.kind is Kind.STR and entry.kind == "str"
         if entry.is_absent or (is_text and entry.value == ""):
             if key.required:
@@ -110,11 +132,14 @@ class _Check:
                 return single(float(entry.value))
             except OverflowError:
                 return math.inf
+        if self._key.takes_scalars and entry.value is not None:
+            return str(entry.value)
         return entry.value if entry.kind == self._key.kind else None
 
     def _complain(self, message: str, note: str = "", *, names_file: bool = True) -> None:
         file = self._checked.file
-        self._checked.problems.append(
+        is_ours = isinstance(self._key.rule, Readable) and message.startswith(FAILED)
+        (self._checked.ours if is_ours else self._checked.problems).append(
             SettingProblem(
                 self._path,
                 f"{message}, yaml config file: {file}" if names_file else message,
@@ -195,7 +220,7 @@ def _check_name(checked: Checked) -> None:
     elif len(name.encode()) > MAX_NAME_BYTES:
         reason = f"it is longer than {MAX_NAME_BYTES} bytes"
     if reason:
-        checked.problems.append(
+        checked.ours.append(
             SettingProblem(
                 "fl_name",
                 f"The parameter 'fl_name' cannot be used: {reason}, "

@@ -8,6 +8,8 @@ Nothing is executed or constructed beyond plain scalars, and the work is bounded
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +63,8 @@ class Document:
     text: str = ""
     root: yaml.MappingNode | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
+    unreadable: list[SettingProblem] = field(default_factory=list)
+    """What the original cannot even read, so that it gets no further."""
     problems: list[SettingProblem] = field(default_factory=list)
 
 
@@ -113,8 +117,28 @@ def parse(text: str, file: str) -> Document:
         raise _unreadable(file, f"yaml config file {file} is nested too deeply") from None
 
 
+class _JsonLoader(yaml.SafeLoader):
+    """Takes numbers as JSON writes them: to YAML 1.1, 1e-3 is text."""
+
+
+_JsonLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"-?\d+[eE][+-]?\d+\Z"), list("-0123456789")
+)
+
+
+def _is_json(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _parsed(text: str, file: str) -> Document:
-    loader = yaml.SafeLoader(text)
+    # JSON has tabs between its tokens only, where YAML allows none.
+    loader = _JsonLoader(text.replace("\t", " ")) if _is_json(text) else yaml.SafeLoader(text)
     root = loader.get_single_node()
     expected = f"Expect content of yaml config file {file} is of the dict type"
     if root is None or root.tag == NULL_TAG:
@@ -196,7 +220,7 @@ class _Flattener:
             f"The key {shown} {where}on line {line} is not text to YAML; put it in quotes, "
             f"yaml config file: {self._document.file}"
         )
-        self._document.problems.append(
+        self._document.unreadable.append(
             SettingProblem(prefix, message, file=self._document.file, origin=f"line {line}")
         )
         return None

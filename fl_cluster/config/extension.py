@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fl_cluster.config import schema
-from fl_cluster.config.addresses import parse_address
+from fl_cluster.config.addresses import parse_address, parse_networks
 from fl_cluster.config.rules import Between, OneOf, Readable
 from fl_cluster.config.tables import Block, Key, Kind
 
-STR, INT = Kind.STR, Kind.INT
+STR, INT, BOOL = Kind.STR, Kind.INT, Kind.BOOL
 
 ADDRESS_FORM = "ip:port, name:port or [ipv6]:port"
 
@@ -47,9 +47,10 @@ CLUSTER = Block(
             "hold_ms",
             (
                 "How long a request for a model that is not there yet is held open instead of "
-                "being refused: saves polling. Devices of the original give up after 25 s."
+                "being refused, and up to 2 s more while that model is being made: saves polling. "
+                "0 turns it off. Devices of the original give up after 25 s."
             ),
-            default=500,
+            default=200,
             rule=Between(0, 25_000),
         ),
         Key(
@@ -106,6 +107,47 @@ CLUSTER = Block(
             default="",
             rule=Readable(_optional_address, ADDRESS_FORM),
             example="10.0.0.7:7777",
+        ),
+        Key(
+            "trusted_proxies",
+            STR,
+            "trusted_proxies",
+            (
+                "Addresses of proxies and load balancers whose X-Forwarded-For and "
+                "X-Forwarded-Proto are believed; nobody else's are, because anyone can write them."
+            ),
+            default="",
+            rule=Readable(parse_networks, "addresses or networks, separated by commas"),
+            example="10.0.0.0/8, 192.168.7.1",
+        ),
+        Key(
+            "token_file",
+            STR,
+            "token_file",
+            (
+                "File of tokens beside those of `fl-cluster token create`, one per line: the "
+                "token, then optionally its label, role=operator, expires=2027-01-31. It is read "
+                "again when it changes, and refused when every user of the host may read it."
+            ),
+            default="",
+            example="/etc/fl_cluster/tokens",
+        ),
+        Key(
+            "require_token",
+            BOOL,
+            "require_token",
+            ("Devices need a token even before the first one was made; after that they always do."),
+            default=False,
+        ),
+        Key(
+            "allow_tokens_over_http",
+            BOOL,
+            "allow_tokens_over_http",
+            (
+                "Take tokens over plain HTTP too, where anyone on the way can read and use them: "
+                "for trials on one host or in a network that is protected otherwise."
+            ),
+            default=False,
         ),
         Key(
             "header_timeout_s",

@@ -34,6 +34,12 @@ def home_of(path: str) -> str | None:
     return home if is_outside and (container == "" or container in SECTIONS) else None
 
 
+def has_emptied_section(document: Document) -> bool:
+    """Whether a section holds nothing while keys of it stand outside, as when indents are lost."""
+    homes = {home for path in document.entries if (home := home_of(path)) is not None}
+    return any(home in document.entries and document.entries[home].is_absent for home in homes)
+
+
 def restore_sections(document: Document) -> SettingProblem | None:
     """Put misplaced entries where they belong and say so; None when every one is in place.
 

@@ -2,7 +2,8 @@
 
 Everything that is wrong is reported at once, in one `ConfigError`: first what the original
 reports, in its order, then what only this cluster minds.  What is merely ignored becomes a
-warning in the settings.  Nothing here logs, connects, or looks at another file.
+warning in the settings, as does a key that stands outside of its section, unless the section
+then lacks something.  Nothing here logs, connects, or looks at another file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fl_cluster.config.build import build_job, build_settings
 from fl_cluster.config.check import Checked, check
 from fl_cluster.config.document import Document, Entry, parse, read_text
 from fl_cluster.config.keys import KEYS, SECTIONS
-from fl_cluster.config.layout import restore_sections
+from fl_cluster.config.layout import has_emptied_section, home_of, restore_sections
 from fl_cluster.config.legacy import ELSEWHERE
 from fl_cluster.config.not_yet import missing_features
 from fl_cluster.config.overrides import Overrides, gather
@@ -65,10 +66,17 @@ def load(
 
 
 def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
-    misplaced = restore_sections(document)
     entries = {**document.entries, **over.entries}
-    checked = check(entries, role, document.file)
+    checked = as_it_stands = check(entries, role, document.file)
+    misplaced = None
+    if as_it_stands.problems or has_emptied_section(document):
+        misplaced = restore_sections(document)
+    if misplaced:
+        entries = {**document.entries, **over.entries}
+        checked = check(entries, role, document.file)
     problems = [
+        *document.unreadable,
+        *(as_it_stands.problems[:1] if misplaced else []),
         *([misplaced] if misplaced else []),
         *checked.problems,
         *document.problems,
@@ -77,9 +85,8 @@ def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
         *_features_that_are_missing(checked, entries),
     ]
     if problems:
-        raise ConfigError(tuple(problems))
-    harmless = (each.sentence for each in missing_features(checked.values) if each.is_harmless)
-    warnings = (*checked.warnings, *harmless, *_ignored(document, role))
+        raise ConfigError(tuple(dict.fromkeys(problems)))
+    warnings = (*checked.warnings, *_ignored(document, role))
     if role is Role.SERVER:
         return build_settings(checked.values, document.file, warnings)
     return build_job(checked.values, document.file, warnings)
@@ -89,8 +96,6 @@ def _features_that_are_missing(
     checked: Checked, entries: Mapping[str, Entry]
 ) -> Iterator[SettingProblem]:
     for refusal in missing_features(checked.values):
-        if refusal.is_harmless:
-            continue
         yield SettingProblem(
             refusal.key,
             f"{refusal.sentence}, yaml config file: {checked.file}",
@@ -128,22 +133,39 @@ def _hint(path: str) -> str:
     return f"; did you mean '{suggestion}'?" if suggestion else ""
 
 
+def _why_unknown(path: str) -> str:
+    home = home_of(path)
+    if home is not None:
+        return f"it belongs in the section '{home}'"
+    return f"no such key is known{_hint(path)}"
+
+
 def _ignored(document: Document, role: Role) -> Iterator[str]:
     """A sentence for each entry of the file that has no effect, where `role` looks."""
-    skipped = {name for name, block in SECTIONS.items() if block.server_only}
     reported: set[str] = set()
     for path, entry in document.entries.items():
-        parents = path.split(".")[:-1]
-        above = [".".join(parents[: n + 1]) for n in range(len(parents))]
-        if any(name in reported for name in above):
+        if any(path.startswith(f"{name}.") for name in reported):
             continue
-        if role is Role.SCHEDULER and any(name in skipped for name in (path, *above)):
-            continue
-        reason = None
-        if path not in KEYS and path not in SECTIONS:
-            reported.add(path)
-            reason = ELSEWHERE.get(path) or f"no such key is known{_hint(path)}"
-        elif path in SECTIONS and entry.value is not None:
-            reason = "it is a section, but holds a single value"
-        if reason:
+        reason = why_ignored(path, document, role)
+        if reason and (role is Role.SERVER or not _is_for_servers(path)):
+            if path not in SECTIONS:
+                reported.add(path)
             yield f"{entry.origin}: '{path}' is ignored: {reason}"
+
+
+def why_ignored(path: str, document: Document, role: Role) -> str:
+    """Why what the file has at `path` has no effect for `role`; empty when it has one."""
+    if path in SECTIONS:
+        is_value = document.entries[path].value is not None
+        return "it is a section, but holds a single value" if is_value else ""
+    if path not in KEYS:
+        return ELSEWHERE.get(path) or _why_unknown(path)
+    if role is Role.SCHEDULER and _is_for_servers(path):
+        return "only servers look at it"
+    return ""
+
+
+def _is_for_servers(path: str) -> bool:
+    parts = path.split(".")
+    names = {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return any(SECTIONS[name].server_only for name in names & SECTIONS.keys())

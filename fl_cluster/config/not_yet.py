@@ -1,8 +1,7 @@
 """Features whose keys are known and checked, but which this version does not have.
 
 A value that would switch one on is refused, never ignored: a job that believes it is
-encrypted must not run in the clear.  Where nothing but a file would be missing, and the
-original's own examples set the key, a warning has to do.
+encrypted must not run in the clear.
 Whoever builds a feature deletes its rows here.
 """
 
@@ -21,54 +20,37 @@ class Missing:
 
     key: str
     value: str
-    """The value as it is written; for addresses, how it begins; `any` stands for any text."""
+    """The value as it is written."""
     feature: str
     instead: str
     """What to write until the feature is there."""
-    is_harmless: bool = False
-    """Whether the job is what it says it is without the feature."""
 
-    def asks(self, value: Value) -> bool:
+    def asks(self, value: Value | None) -> bool:
         """Whether `value` is the one that asks for the feature."""
-        if self.value == "any":
-            return value != ""
-        if self.value.endswith("://"):
-            return str(value).startswith(self.value)
         return _shown(value) == self.value
 
 
-def _shown(value: Value) -> str:
+def _shown(value: Value | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-MODE = "server_mode"
-AGGREGATION = "aggregation.aggregation_type"
-CACHE = "distributed_cache.address"
 ENCRYPT = "encrypt.encrypt_type"
 UPLOAD = "compression.upload_compress_type"
 DOWNLOAD = "compression.download_compress_type"
-EVAL = "unsupervised.eval_type"
 
 MISSING = (
-    Missing(MODE, "HYBRID_TRAINING", "workers that train on the cloud", "FEDERATED_LEARNING"),
-    Missing(MODE, "CLOUD_TRAINING", "training across silos", "FEDERATED_LEARNING"),
-    Missing("enable_ssl", "true", "TLS", "false"),
-    Missing(AGGREGATION, "FedProx", "FedProx", "FedAvg"),
-    Missing(AGGREGATION, "Scaffold", "Scaffold", "FedAvg"),
-    Missing(AGGREGATION, "FedNova", "FedNova", "FedAvg"),
-    Missing(CACHE, "rediss://", "TLS to Redis", "redis://"),
-    Missing(EVAL, "SILHOUETTE_SCORE", "unsupervised evaluation", "NOT_EVAL"),
-    Missing(EVAL, "CALINSKI_HARABASZ_SCORE", "unsupervised evaluation", "NOT_EVAL"),
-    Missing(EVAL, "DAVIES_BOULDIN_SCORE", "unsupervised evaluation", "NOT_EVAL"),
     Missing(ENCRYPT, "PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
     Missing(ENCRYPT, "STABLE_PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
     Missing(ENCRYPT, "DP_ENCRYPT", "differential privacy", "NOT_ENCRYPT"),
     Missing(ENCRYPT, "SIGNDS", "sign-based dimension selection", "NOT_ENCRYPT"),
     Missing(UPLOAD, "DIFF_SPARSE_QUANT", "compressed uploads", "NO_COMPRESS"),
     Missing(DOWNLOAD, "QUANT", "compressed downloads", "NO_COMPRESS"),
-    Missing("client_verify.pki_verify", "true", "verification of devices", "false"),
-    Missing("summary.data_rate_dir", "any", "data-rate files", '""', is_harmless=True),
 )
+
+
+def missing_feature(key: str, value: Value | None) -> Missing | None:
+    """The feature that this value of the key asks for and that is not there yet."""
+    return next((row for row in MISSING if row.key == key and row.asks(value)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +59,6 @@ class Refusal:
 
     key: str
     sentence: str
-    is_harmless: bool
 
 
 def missing_features(values: Values) -> Iterator[Refusal]:
@@ -86,10 +67,9 @@ def missing_features(values: Values) -> Iterator[Refusal]:
         value = values.get(row.key)
         if value is None or not row.asks(value):
             continue
-        # Of an address only the beginning is shown: the rest may hold a password.
-        shown = row.value if row.value.endswith("://") else _shown(value)
+        shown = _shown(value)
         sentence = (
             f"The value {shown} of parameter '{row.key}' asks for {row.feature}, "
             f"which this version does not have yet; set it to {row.instead}"
         )
-        yield Refusal(row.key, sentence, row.is_harmless)
+        yield Refusal(row.key, sentence)

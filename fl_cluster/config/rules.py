@@ -17,6 +17,7 @@ Value = str | int | float | bool
 
 UINT32_MAX = 4_294_967_295
 INT64_MAX = 9_223_372_036_854_775_807
+FAILED = "Failed to check value of parameter"
 
 
 def number_text(number: float) -> str:
@@ -29,7 +30,7 @@ def _bound_text(bound: float) -> str:
 
 
 def _failed(key: str, detail: str) -> str:
-    return f"Failed to check value of parameter '{key}': {detail}"
+    return f"{FAILED} '{key}': {detail}"
 
 
 class Rule(Protocol):
@@ -81,7 +82,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """A whole number that is not below a bound; the original's numbers have 64 bits."""
+    """A whole number that is not below a bound."""
 
     low: int
 
@@ -89,8 +90,6 @@ class AtLeast:
         assert isinstance(value, int)
         if value < self.low:
             return _failed(key, f"value is expected >={self.low}, but got {value}")
-        if value > INT64_MAX:
-            return _failed(key, f"value is expected <={INT64_MAX}, but got {value}")
         return None
 
     @property

@@ -124,7 +124,9 @@ class TlsSettings:
 
     enabled: bool
     server_certificate: str
+    server_key: str
     client_certificate: str
+    client_key: str
     ca_certificate: str
     revocation_list: str
     cipher_list: str
@@ -146,6 +148,12 @@ class ClusterSettings:
     """Empty: the address the server listens on."""
     advertise_tcp_address: str
     """Empty: the address the server listens on."""
+    trusted_proxies: str
+    """Networks, separated by commas; `addresses.parse_networks` reads it."""
+    token_file: str
+    """Empty: there is none."""
+    require_token: bool
+    allow_tokens_over_http: bool
     header_timeout_s: int
     idle_timeout_s: int
     redis_timeout_ms: int

@@ -1,53 +1,73 @@
 """The settings that all servers of one job share, as they are kept with the job.
 
 The first server's settings decide; a later server takes these over whatever its own file
-says.  The JSON has the names and the order that management clients know, and single
-precision numbers widened to double, as they have always been shown there.
+says, except for those that it must agree on.  The JSON has the names and the order that
+management clients know, and single precision numbers widened to double, as they have always
+been shown there; what they do not know is kept apart in it, and not shown.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from fl_cluster.config.schema import Settings
 
-_FIELDS: dict[str, Callable[[Settings], Any]] = {
-    "aggregation_type": lambda s: s.aggregation.method.value,
-    "cipher_time_window": lambda s: s.encrypt.masking.window_ms,
-    "client_batch_size": lambda s: s.device.batch_size,
-    "client_epoch_num": lambda s: s.device.epochs,
-    "client_learning_rate": lambda s: s.device.learning_rate,
-    "download_compress_type": lambda s: s.compression.download.value,
-    "dp_delta": lambda s: s.encrypt.privacy.delta,
-    "dp_eps": lambda s: s.encrypt.privacy.epsilon,
-    "dp_norm_clip": lambda s: s.encrypt.privacy.norm_clip,
-    "enable_ssl": lambda s: s.tls.enabled,
-    "encrypt_type": lambda s: s.encrypt.kind.value,
-    "fl_iteration_num": lambda s: s.rounds_total,
-    "global_iteration_time_window": lambda s: s.rounds.round_window_ms,
-    "iid_rate": lambda s: s.aggregation.proximal_weight,
-    "pki_verify": lambda s: s.verify.enabled,
-    "reconstruct_secrets_threshold": lambda s: s.encrypt.masking.reconstruct_threshold,
-    "secure_aggregation": lambda _: False,
-    "share_secrets_ratio": lambda s: s.encrypt.masking.share_ratio,
-    "sign_dim_out": lambda s: s.encrypt.signs.dimensions_out,
-    "sign_eps": lambda s: s.encrypt.signs.epsilon,
-    "sign_global_lr": lambda s: s.encrypt.signs.global_learning_rate,
-    "sign_k": lambda s: s.encrypt.signs.top_ratio,
-    "sign_thr_ratio": lambda s: s.encrypt.signs.threshold_ratio,
-    "start_fl_job_threshold": lambda s: s.rounds.cohort_size,
-    "start_fl_job_time_window": lambda s: s.rounds.select_window_ms,
-    "total_client_num": lambda s: s.aggregation.total_devices,
-    "update_model_ratio": lambda s: s.rounds.report_ratio,
-    "update_model_time_window": lambda s: s.rounds.report_window_ms,
-    "upload_compress_type": lambda s: s.compression.upload.value,
-    "upload_sparse_rate": lambda s: s.compression.upload_sparse_rate,
-}
+T = TypeVar("T")
 
-MUST_BE_EQUAL = ("enable_ssl", "pki_verify", "encrypt_type", "aggregation_type")
+_PLACES: Mapping[str, str] = {
+    "aggregation_type": "aggregation.method",
+    "cipher_time_window": "encrypt.masking.window_ms",
+    "client_batch_size": "device.batch_size",
+    "client_epoch_num": "device.epochs",
+    "client_learning_rate": "device.learning_rate",
+    "download_compress_type": "compression.download",
+    "dp_delta": "encrypt.privacy.delta",
+    "dp_eps": "encrypt.privacy.epsilon",
+    "dp_norm_clip": "encrypt.privacy.norm_clip",
+    "enable_ssl": "tls.enabled",
+    "encrypt_type": "encrypt.kind",
+    "fl_iteration_num": "rounds_total",
+    "global_iteration_time_window": "rounds.round_window_ms",
+    "iid_rate": "aggregation.proximal_weight",
+    "pki_verify": "verify.enabled",
+    "reconstruct_secrets_threshold": "encrypt.masking.reconstruct_threshold",
+    "share_secrets_ratio": "encrypt.masking.share_ratio",
+    "sign_dim_out": "encrypt.signs.dimensions_out",
+    "sign_eps": "encrypt.signs.epsilon",
+    "sign_global_lr": "encrypt.signs.global_learning_rate",
+    "sign_k": "encrypt.signs.top_ratio",
+    "sign_thr_ratio": "encrypt.signs.threshold_ratio",
+    "start_fl_job_threshold": "rounds.cohort_size",
+    "start_fl_job_time_window": "rounds.select_window_ms",
+    "total_client_num": "aggregation.total_devices",
+    "update_model_ratio": "rounds.report_ratio",
+    "update_model_time_window": "rounds.report_window_ms",
+    "upload_compress_type": "compression.upload",
+    "upload_sparse_rate": "compression.upload_sparse_rate",
+}
+"""Name in the JSON -> where the settings have it."""
+
+_UNSHOWN: Mapping[str, str] = {
+    "server_mode": "server_mode",
+    "unsupervised.cluster_client_num": "unsupervised.sample_count",
+    "unsupervised.eval_type": "unsupervised.eval_type",
+}
+"""The same for what management clients do not know."""
+
+_DEFAULTS: Mapping[str, Any] = {
+    "server_mode": "FEDERATED_LEARNING",
+    "unsupervised.cluster_client_num": 0,
+    "unsupervised.eval_type": "NOT_EVAL",
+}
+_CONSTANTS = {"secure_aggregation": False}
+_APART = "cluster"
+
+MUST_BE_EQUAL = ("enable_ssl", "pki_verify")
 """A server that disagrees on one of these cannot serve the job at all."""
 
 
@@ -56,6 +76,7 @@ class SharedParameters:
     """What devices and rounds need of the shared settings, and all of them as JSON."""
 
     text: str
+    server_mode: str
     rounds_total: int
     cohort_size: int
     report_ratio: float
@@ -66,19 +87,30 @@ class SharedParameters:
     batch_size: int
     learning_rate: float
     upload_sparse_rate: float
+    aggregation_type: str
+    total_devices: int
+    eval_type: str
+    eval_window: int
+    """How many of the newest vectors of evaluation data are scored."""
 
     @classmethod
     def of(cls, settings: Settings) -> SharedParameters:
         """The shared part of one server's settings."""
-        values = {name: read(settings) for name, read in _FIELDS.items()}
-        return cls.parse(json.dumps(values, sort_keys=True, separators=(",", ":")))
+        values: dict[str, Any] = {name: _read(settings, at) for name, at in _PLACES.items()}
+        apart = {name: _read(settings, at) for name, at in _UNSHOWN.items()}
+        return cls.parse(_dump({**values, **_CONSTANTS, _APART: apart}))
 
     @classmethod
     def parse(cls, text: str) -> SharedParameters:
-        """The inverse of `text`."""
+        """The inverse of `text`; KeyError when a setting is missing that rounds cannot do without.
+
+        What an older server did not keep is as it was for that server.
+        """
         values = json.loads(text)
+        apart = _DEFAULTS | values.get(_APART, {})
         return cls(
             text=text,
+            server_mode=apart["server_mode"],
             rounds_total=values["fl_iteration_num"],
             cohort_size=values["start_fl_job_threshold"],
             report_ratio=values["update_model_ratio"],
@@ -89,11 +121,59 @@ class SharedParameters:
             batch_size=values["client_batch_size"],
             learning_rate=values["client_learning_rate"],
             upload_sparse_rate=values["upload_sparse_rate"],
+            aggregation_type=values.get("aggregation_type", "FedAvg"),
+            total_devices=values.get("total_client_num", 1),
+            eval_type=apart["unsupervised.eval_type"],
+            eval_window=apart["unsupervised.cluster_client_num"],
         )
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether devices send evaluation data, to be scored."""
+        return self.eval_type != "NOT_EVAL"
+
+    def adopted_by(self, settings: Settings) -> Settings:
+        """`settings` with every shared value as it is here."""
+        values = json.loads(self.text)
+        apart = values.get(_APART, {})
+        for kept, places in ((values, _PLACES), (apart, _UNSHOWN)):
+            for name, place in places.items():
+                if name in kept:
+                    settings = _with(settings, place.split("."), kept[name])
+        return settings
 
     def differences(self, other: SharedParameters) -> list[tuple[str, Any, Any]]:
         """(name, value here, value there) of the settings that differ."""
-        mine, theirs = json.loads(self.text), json.loads(other.text)
+        mine, theirs = _flat(self.text), _flat(other.text)
         return [
             (name, mine[name], theirs.get(name)) for name in mine if mine[name] != theirs.get(name)
         ]
+
+
+def visible(text: str) -> dict[str, Any]:
+    """What management clients are shown of a job's settings."""
+    return {name: value for name, value in json.loads(text).items() if name != _APART}
+
+
+def _flat(text: str) -> dict[str, Any]:
+    return {**visible(text), **_DEFAULTS, **json.loads(text).get(_APART, {})}
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _read(settings: Settings, place: str) -> Any:
+    return attrgetter(place)(settings)
+
+
+def _with(section: T, path: Sequence[str], value: Any) -> T:
+    """The section with one value of it, or of a section inside, replaced."""
+    name, *inside = path
+    current = getattr(section, name)
+    if inside:
+        value = _with(current, inside, value)
+    elif isinstance(current, StrEnum | float):
+        value = type(current)(value)
+    changed: T = replace(section, **{name: value})  # type: ignore[type-var]
+    return changed

@@ -34,6 +34,8 @@ class Key:
     rule: Rule | None = None
     example: str = ""
     is_secret: bool = False
+    takes_scalars: bool = False
+    """Whether a number or a boolean is as good as the same in quotes."""
 
 
 Values = Mapping[str, Value]

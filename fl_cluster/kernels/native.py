@@ -17,17 +17,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fl_cluster.kernels import reference
-from fl_cluster.kernels.reference import Floats, Integers
+from fl_cluster.kernels.reference import Bytes, Floats, Integers, Quants
 
 __all__ = [
     "MAX_BOUND",
+    "Bytes",
     "Floats",
     "Integers",
     "KernelSet",
+    "Quants",
     "available",
+    "choose_kept",
     "finalise",
     "find_unfit",
     "fold",
+    "fold_quantised",
     "kernel",
     "kernel_set",
     "merge",
@@ -41,7 +45,7 @@ _EXTENSION = "fl_cluster._native"
 
 @dataclass(frozen=True, slots=True)
 class KernelSet:
-    """The four operations of `reference`, written for one instruction set.
+    """The operations of `reference`, written for one instruction set.
 
     `block` is the number of elements per step of the longest loop.
     """
@@ -52,6 +56,10 @@ class KernelSet:
     fold: Callable[[Integers, Floats, float], None]
     merge: Callable[[Integers, Integers], None]
     finalise: Callable[[Floats, Integers, float], None]
+    fold_quantised: Callable[
+        [Integers, Floats, Bytes, Quants, tuple[float, float, float, float]], None
+    ]
+    choose_kept: Callable[[Bytes, int, int], None]
 
 
 _REFERENCE = KernelSet(
@@ -61,6 +69,8 @@ _REFERENCE = KernelSet(
     fold=reference.fold,
     merge=reference.merge,
     finalise=reference.finalise,
+    fold_quantised=reference.fold_quantised,
+    choose_kept=reference.choose_kept,
 )
 
 
@@ -93,6 +103,8 @@ def _load() -> tuple[str, tuple[KernelSet, ...]]:
             fold=native.fold,
             merge=native.merge,
             finalise=native.finalise,
+            fold_quantised=native.fold_quantised,
+            choose_kept=native.choose_kept,
         )
         for native in map(extension.kernel_set, extension.available())
     )
@@ -126,3 +138,5 @@ find_unfit = _CHOSEN.find_unfit
 fold = _CHOSEN.fold
 merge = _CHOSEN.merge
 finalise = _CHOSEN.finalise
+fold_quantised = _CHOSEN.fold_quantised
+choose_kept = _CHOSEN.choose_kept

@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     """Not decided yet: this device's update, or the last free place, is being committed."""
     UNCLAIMED = "unclaimed"
     """The member reports an update that it does not hold a claim for."""
+    NOT_AGGREGATED = "not_aggregated"
+    """There is no aggregate that a worker could retrain: not yet, or never in this job."""
     FENCED = "fenced"
     """The member was declared dead and may not change anything any more."""
     NOTHING_TO_FINISH = "nothing_to_finish"
@@ -131,6 +133,37 @@ class TakeLease:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """The member that merged a hybrid round's partials has stored the mean for the worker."""
+
+    ref: RoundRef
+    member: str
+    aggregate: str
+    """Pointer to the stored mean; the same whoever formed it."""
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A worker hands in what it made of the aggregate, and a member has stored it."""
+
+    ref: RoundRef
+    model: str
+    """Pointer to what is stored; a repeat with the same weights carries the same pointer."""
+    is_fit: bool
+    """Whether it can be a model: what holds NaN or infinity costs the round."""
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """A worker has said how good its model is: it is done with the round."""
+
+    ref: RoundRef
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """The member that finished the round makes the outcome visible."""
 
@@ -178,6 +211,9 @@ Event = (
     | Tick
     | Abort
     | TakeLease
+    | HandOver
+    | Push
+    | Conclude
     | Publish
     | ModelServed
     | Disable

@@ -6,8 +6,8 @@ Invariants, each a property test:
 - a member that was declared dead changes nothing any more;
 - an update is counted at most once, and only for a device of the cohort;
 - the cohort never exceeds its size, nor the counted updates the goal;
-- any run of ticks ends a collecting round; a round that is being finished is always free
-  to be leased when its lease has run out.
+- any run of ticks ends a round that waits for devices or for a worker; a round that is being
+  finished is always free to be leased when its lease has run out.
 The scripts in store/redis/scripts do the same to the stored round, one script per event.
 """
 
@@ -20,12 +20,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Conclude,
     Disable,
     Enable,
     Event,
+    HandOver,
     MemberLost,
     ModelServed,
     Publish,
+    Push,
     Release,
     Report,
     Restart,
@@ -41,12 +44,14 @@ from fl_cluster.rounds.phases import (
     Closed,
     Collecting,
     Committed,
+    Concluding,
     Counted,
     Ending,
     Lease,
     Phase,
     Reason,
     Reporting,
+    Retraining,
     RoundRef,
     Selecting,
     Waiting,
@@ -87,7 +92,7 @@ def step(before: Round, event: Event) -> Step:
         return _steer(before, event)
     if event.ref != before.phase.ref:
         return Step(before, Verdict.MOVED_ON)
-    if isinstance(event, Claim | Release | Report | TakeLease | Publish) and (
+    if isinstance(event, Claim | Release | Report | TakeLease | HandOver | Publish) and (
         event.member in before.fenced
     ):
         return Step(before, Verdict.FENCED)
@@ -112,13 +117,27 @@ def step(before: Round, event: Event) -> Step:
 
 def _is_about(before: Round, event: Publish) -> bool:
     """Whether what the member finished is still what the round comes to."""
-    aggregates = isinstance(before.phase, Aggregating)
-    same_end = event.commits in (None, aggregates) or not isinstance(before.phase, Ending)
+    phase = before.phase
+    if isinstance(phase, Aggregating) and phase.plan.is_hybrid:
+        return False
+    commits = isinstance(phase, Aggregating | Concluding)
+    same_end = event.commits in (None, commits) or not isinstance(phase, Ending)
     return same_end and event.successor == before.successor
 
 
 def _apply(
-    phase: Phase, event: CheckIn | Claim | Release | Report | Tick | Abort | TakeLease | Publish
+    phase: Phase,
+    event: CheckIn
+    | Claim
+    | Release
+    | Report
+    | Tick
+    | Abort
+    | TakeLease
+    | HandOver
+    | Push
+    | Conclude
+    | Publish,
 ) -> tuple[Phase, Verdict]:
     match event:
         case CheckIn():
@@ -135,8 +154,23 @@ def _apply(
             return _abort(phase, event.reason, event.at)
         case TakeLease():
             return _take_lease(phase, event)
+        case HandOver() | Push() | Conclude():
+            return _retrain(phase, event)
         case Publish():
             return _publish(phase, event)
+        case _:
+            assert_never(event)
+
+
+def _retrain(phase: Phase, event: HandOver | Push | Conclude) -> tuple[Phase, Verdict]:
+    """What happens between a hybrid round and its worker."""
+    match event:
+        case HandOver():
+            return _hand_over(phase, event)
+        case Push():
+            return _push(phase, event)
+        case Conclude():
+            return _conclude(phase, event.at)
         case _:
             assert_never(event)
 
@@ -144,9 +178,7 @@ def _apply(
 def _steer(before: Round, event: Disable | Enable | Restart) -> Step:
     """What an operator does to the job as a whole."""
     if isinstance(event, Restart):
-        phase = before.phase
-        if isinstance(phase, Waiting | Selecting | Reporting | Closed):
-            phase = _given_up(phase, Reason.JOB_RESTARTED, event.at)
+        phase = _interrupted(before.phase, Reason.JOB_RESTARTED, event.at)
         after = replace(before, phase=phase, is_disabled=False, successor=event.instance)
         return Step(after, Verdict.ACCEPTED)
     if isinstance(before.phase, Closed):
@@ -157,18 +189,22 @@ def _steer(before: Round, event: Disable | Enable | Restart) -> Step:
         return Step(replace(before, is_disabled=False), Verdict.ACCEPTED)
     if before.is_disabled:
         return Step(before, Verdict.ALREADY_DISABLED)
-    phase = before.phase
-    if isinstance(phase, Waiting | Selecting | Reporting):
-        phase = _given_up(phase, Reason.JOB_DISABLED, event.at)
+    phase = _interrupted(before.phase, Reason.JOB_DISABLED, event.at)
     return Step(replace(before, phase=phase, is_disabled=True), Verdict.ACCEPTED)
 
 
-def _given_up(
-    phase: Waiting | Selecting | Reporting | Closed, reason: Reason, at: Millis
-) -> Abandoning:
-    if isinstance(phase, Waiting | Closed):
-        return Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
-    return _abandoning(phase, reason, at)
+def _interrupted(phase: Phase, reason: Reason, at: Millis) -> Phase:
+    """What an operator makes of a round: what waits for others is given up, and what the
+    members can finish by themselves is finished."""
+    match phase:
+        case Waiting() | Closed():
+            return Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
+        case Selecting() | Reporting() | Retraining():
+            return _abandoning(phase, reason, at)
+        case Aggregating() if phase.plan.is_hybrid:
+            return _abandoning(phase, reason, at)
+        case _:
+            return phase
 
 
 def _lose(before: Round, member: str) -> Step:
@@ -178,7 +214,7 @@ def _lose(before: Round, member: str) -> Step:
     if isinstance(phase, Selecting | Reporting):
         kept = {device: holder for device, holder in phase.claims.items() if holder != member}
         phase = replace(phase, claims=kept)
-    elif isinstance(phase, Aggregating | Abandoning) and _holds_lease(phase, member):
+    elif isinstance(phase, Aggregating | Concluding | Abandoning) and _holds_lease(phase, member):
         phase = replace(phase, lease=None)
     return Step(replace(before, phase=phase, fenced=before.fenced | {member}), Verdict.ACCEPTED)
 
@@ -253,7 +289,10 @@ def _release(phase: Phase, event: Release) -> tuple[Phase, Verdict]:
 
 
 def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
-    if isinstance(phase, Collecting | Ending) and phase.partials.get(event.member) == event.partial:
+    if (
+        isinstance(phase, Collecting | Retraining | Ending)
+        and phase.partials.get(event.member) == event.partial
+    ):
         return phase, Verdict.ACCEPTED
     if not isinstance(phase, Selecting | Reporting):
         return phase, Verdict.ENOUGH
@@ -293,7 +332,7 @@ def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
 
 
 def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
-    if not isinstance(phase, Selecting | Reporting):
+    if not isinstance(phase, Selecting | Reporting | Retraining):
         return phase, Verdict.ACCEPTED
     reason = phase.overdue(at)
     if reason is None:
@@ -301,7 +340,7 @@ def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
     return _abandoning(phase, reason, at), Verdict.ACCEPTED
 
 
-def _abandoning(phase: Collecting | Ending, reason: Reason, at: Millis) -> Abandoning:
+def _abandoning(phase: Collecting | Retraining | Ending, reason: Reason, at: Millis) -> Abandoning:
     return Abandoning(
         phase.ref,
         phase.plan,
@@ -317,9 +356,9 @@ def _abandoning(phase: Collecting | Ending, reason: Reason, at: Millis) -> Aband
 
 def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
     match phase:
-        case Waiting() | Selecting() | Reporting():
-            return _given_up(phase, reason, at), Verdict.ACCEPTED
-        case Aggregating():
+        case Waiting() | Selecting() | Reporting() | Retraining():
+            return _interrupted(phase, reason, at), Verdict.ACCEPTED
+        case Aggregating() | Concluding():
             return _abandoning(phase, reason, at), Verdict.ACCEPTED
         case Abandoning() | Committed() | Abandoned() | Closed():
             return phase, Verdict.NOTHING_TO_FINISH
@@ -328,7 +367,7 @@ def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
 
 
 def _take_lease(phase: Phase, event: TakeLease) -> tuple[Phase, Verdict]:
-    if not isinstance(phase, Aggregating | Abandoning):
+    if not isinstance(phase, Aggregating | Concluding | Abandoning):
         return phase, Verdict.NOTHING_TO_FINISH
     held = phase.lease
     if held is not None and held.member != event.member and event.at < held.until:
@@ -337,14 +376,76 @@ def _take_lease(phase: Phase, event: TakeLease) -> tuple[Phase, Verdict]:
     return replace(phase, lease=lease), Verdict.ACCEPTED
 
 
-def _publish(phase: Phase, event: Publish) -> tuple[Phase, Verdict]:
-    if not isinstance(phase, Aggregating | Abandoning):
+def _hand_over(phase: Phase, event: HandOver) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Retraining | Concluding) and phase.aggregate == event.aggregate:
+        return phase, Verdict.ACCEPTED
+    if not (isinstance(phase, Aggregating) and phase.plan.is_hybrid):
         return phase, Verdict.NOTHING_TO_FINISH
     if not _holds_lease(phase, event.member):
         return phase, Verdict.LEASE_LOST
-    if isinstance(phase, Aggregating):
-        return Committed(phase.ref, len(phase.reports)), Verdict.ACCEPTED
-    return Abandoned(phase.ref, phase.reason), Verdict.ACCEPTED
+    assert phase.opened_at is not None
+    after = Retraining(
+        phase.ref,
+        phase.plan,
+        phase.opened_at,
+        phase.cohort,
+        phase.reports,
+        phase.partials,
+        event.at,
+        event.aggregate,
+    )
+    return after, Verdict.ACCEPTED
+
+
+def _push(phase: Phase, event: Push) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Waiting | Selecting | Reporting | Aggregating):
+        return phase, Verdict.NOT_AGGREGATED
+    if not isinstance(phase, Retraining | Concluding):
+        return phase, Verdict.ENOUGH
+    if phase.pushed is not None:
+        is_repeat = phase.pushed == event.model
+        return phase, Verdict.ACCEPTED if is_repeat else Verdict.DUPLICATE
+    if isinstance(phase, Concluding):
+        return phase, Verdict.ENOUGH
+    if phase.overdue(event.at) is not None:
+        return phase, Verdict.LATE
+    return replace(phase, pushed=event.model, is_fit=event.is_fit), Verdict.ACCEPTED
+
+
+def _conclude(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
+    if isinstance(phase, Waiting | Selecting | Reporting | Aggregating):
+        return phase, Verdict.NOT_AGGREGATED
+    if isinstance(phase, Concluding):
+        return phase, Verdict.ACCEPTED
+    if not isinstance(phase, Retraining):
+        return phase, Verdict.ENOUGH
+    if phase.overdue(at) is not None:
+        return phase, Verdict.LATE
+    if not phase.is_fit:
+        return _abandoning(phase, Reason.RETRAINED_UNFIT, at), Verdict.ACCEPTED
+    after = Concluding(
+        phase.ref,
+        phase.plan,
+        phase.opened_at,
+        phase.cohort,
+        phase.reports,
+        phase.partials,
+        at,
+        None,
+        phase.aggregate,
+        phase.pushed,
+    )
+    return after, Verdict.ACCEPTED
+
+
+def _publish(phase: Phase, event: Publish) -> tuple[Phase, Verdict]:
+    if not isinstance(phase, Aggregating | Concluding | Abandoning):
+        return phase, Verdict.NOTHING_TO_FINISH
+    if not _holds_lease(phase, event.member):
+        return phase, Verdict.LEASE_LOST
+    if isinstance(phase, Abandoning):
+        return Abandoned(phase.ref, phase.reason), Verdict.ACCEPTED
+    return Committed(phase.ref, len(phase.reports)), Verdict.ACCEPTED
 
 
 def open_next(finished: Round, plan: RoundPlan, *, closes: bool) -> Round:

@@ -1,14 +1,17 @@
 """The phases of a round; each holds only what is known in it.
 
-    Waiting -> Selecting -> Reporting -> Aggregating -> Committed
-                   |            |
-                   +------------+-----> Abandoning  -> Abandoned
+    Waiting -> Selecting -> Reporting -> Aggregating -----------------------> Committed
+                   |            |             |                                   ^
+                   |            |             +-> Retraining -> Concluding -------+
+                   |            |                     |
+                   +------------+---------------------+-----> Abandoning  -> Abandoned
 
+A hybrid round goes the lower way: a worker retrains the aggregate before the round ends.
 A finished round is followed by the next one's `Waiting`, or by `Closed` after the last.
 
 Updates are counted while the cohort still fills: a device that was admitted early need not
-wait for the others.  `Aggregating` and `Abandoning` are work that any member may do: they
-carry a lease, and a lease that ran out is free for the next one who looks.
+wait for the others.  `Aggregating`, `Concluding` and `Abandoning` are work that any member may
+do: they carry a lease, and a lease that ran out is free for the next one who looks.
 Not here: the weights themselves, which no decision depends on.
 """
 
@@ -51,6 +54,8 @@ class Reason(StrEnum):
     REPORT_WINDOW = "report_window"
     ROUND_WINDOW = "round_window"
     AGGREGATE_FAILED = "aggregate_failed"
+    RETRAINED_UNFIT = "retrained_unfit"
+    """What the worker handed in holds NaN or infinity."""
     JOB_DISABLED = "job_disabled"
     JOB_RESTARTED = "job_restarted"
 
@@ -137,7 +142,7 @@ class Reporting(Collecting):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Common to the two phases in which the round is finished; never used by itself."""
+    """Common to the phases in which a member has work to do; never used by itself."""
 
     ref: RoundRef
     plan: RoundPlan
@@ -152,12 +157,50 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Aggregating(Ending):
-    """The goal was met: the partials are to be merged and the model published."""
+    """The goal was met: the partials are to be merged, and the mean of a hybrid round handed
+    over to the worker, of any other published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """The aggregate is there for the worker, who has not concluded; only time limits it."""
+
+    ref: RoundRef
+    plan: RoundPlan
+    opened_at: Millis
+    cohort: Mapping[str, Admission]
+    reports: Mapping[str, Counted]
+    partials: Mapping[str, str]
+    since: Millis
+    aggregate: str
+    """Pointer to the stored mean."""
+    pushed: str | None = None
+    """Pointer to what the worker made of it; None until it hands that in."""
+    is_fit: bool = True
+    """Whether what was handed in can be a model."""
+
+    @property
+    def deadline(self) -> Millis:
+        """The instant at which time ends the round."""
+        return Millis(self.opened_at + self.plan.round_window_ms)
+
+    def overdue(self, at: Millis) -> Reason | None:
+        """Why the round has run out of time at this instant, if it has."""
+        return Reason.ROUND_WINDOW if at >= self.deadline else None
+
+
+@dataclass(frozen=True, slots=True)
+class Concluding(Ending):
+    """The worker has done its part: what it handed in is to be recorded and published."""
+
+    aggregate: str
+    pushed: str | None
+    """None when it handed nothing in: the model stays as it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoning(Ending):
-    """Time ran out: the round is to be recorded, and the model stays as it was."""
+    """It came to nothing: the round is to be recorded, and the model stays as it was."""
 
     reason: Reason
 
@@ -186,4 +229,15 @@ class Closed:
     plan: RoundPlan
 
 
-Phase = Waiting | Selecting | Reporting | Aggregating | Abandoning | Committed | Abandoned | Closed
+Phase = (
+    Waiting
+    | Selecting
+    | Reporting
+    | Aggregating
+    | Retraining
+    | Concluding
+    | Abandoning
+    | Committed
+    | Abandoned
+    | Closed
+)

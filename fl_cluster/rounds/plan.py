@@ -6,6 +6,8 @@ abandoned when a window closes first: `select_window_ms` after the first check-i
 full cohort, `report_window_ms` after the first counted update without the goal, or
 `round_window_ms` after the first check-in, whatever is missing.  A round that nobody has
 checked in to waits for ever: it costs nothing and harms nobody.
+A hybrid round does not end with the goal: a worker outside the cluster retrains the
+aggregate first, and has until `round_window_ms` to say that it has.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class RoundPlan:
     select_window_ms: int
     report_window_ms: int
     round_window_ms: int
+    is_hybrid: bool = False
 
     def __post_init__(self) -> None:
         assert 1 <= self.report_goal <= self.cohort_size, self

@@ -4,11 +4,14 @@ Needs NumPy, aiohttp and msgpack, and nothing of the server side.
 """
 
 from fl_cluster.sdk.client import FederatedDevice, JobResult, run
+from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.life import RoundOutcome, ServersUnreachable
+from fl_cluster.sdk.tls import tls_context
 from fl_cluster.sdk.training import RoundPlan, TrainResult
 from fl_cluster.sdk.transport import open_session
 
 __all__ = [
+    "DeviceIdentity",
     "FederatedDevice",
     "JobResult",
     "RoundOutcome",
@@ -17,4 +20,5 @@ __all__ = [
     "TrainResult",
     "open_session",
     "run",
+    "tls_context",
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import ssl
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,11 +25,13 @@ from typing import ParamSpec, TypedDict, TypeVar, Unpack
 import aiohttp
 
 from fl_cluster.errors import CallerProtocolError
+from fl_cluster.sdk.identity import DeviceIdentity
+from fl_cluster.sdk.join_line import parse_join_line
 from fl_cluster.sdk.life import Life, RoundCallback, RoundOutcome, Work
 from fl_cluster.sdk.participation import Rules
 from fl_cluster.sdk.retry import Backoff, Servers
 from fl_cluster.sdk.training import EvaluateFunction, TrainFunction, Weights, writable
-from fl_cluster.sdk.transport import Limits, Transport, open_session
+from fl_cluster.sdk.transport import Access, Limits, Transport, open_session
 from fl_cluster.wire.limits import MAX_DATA_SIZE
 
 P = ParamSpec("P")
@@ -62,6 +65,10 @@ class DeviceOptions(TypedDict, total=False):
     eval_data_size: int
     on_round: RoundCallback | None
     url_prefix: str
+    token: str
+    token_over_http: bool
+    tls: ssl.SSLContext | None
+    identity: DeviceIdentity | None
     patience_s: float
     trust_s: float
     inline: bool
@@ -90,6 +97,14 @@ class FederatedDevice:
     """Called on the event loop when a round's model has come, with the outcome and the model,
     whose arrays are read-only; should be quick."""
     url_prefix: str = ""
+    token: str = field(default="", repr=False)
+    """What the cluster knows this participant by, if it asks for tokens."""
+    token_over_http: bool = False
+    """Send the token also to servers without TLS, where anyone on the way can read it."""
+    tls: ssl.SSLContext | None = None
+    """How servers prove who they are; None: by the roots of the system."""
+    identity: DeviceIdentity | None = None
+    """Certificates and key, for servers that verify devices; the device's id follows from it."""
     session: aiohttp.ClientSession | None = None
     """Shared by many devices of one process, and left open; see `open_session`."""
     patience_s: float = 300.0
@@ -116,12 +131,42 @@ class FederatedDevice:
                 "eval_data_size: expected the number of samples that evaluate uses,"
                 f" found {self.eval_data_size}"
             )
+        if self.identity is not None:
+            object.__setattr__(self, "device_id", self.identity.device_id)
         if not self.device_id:
             raise CallerProtocolError("device_id: expected a text that is not empty")
+        self._check_token()
         for name, seconds in (("patience_s", self.patience_s), ("trust_s", self.trust_s)):
             if not 0 <= seconds < math.inf:
                 raise CallerProtocolError(f"{name}: expected 0 or more, found {seconds}")
         self._servers()
+
+    @classmethod
+    def join(
+        cls, line: str, *, train: TrainFunction, data_size: int, **options: Unpack[DeviceOptions]
+    ) -> FederatedDevice:
+        """A device of the cluster whose operator has given out this join line."""
+        said = parse_join_line(line)
+        chosen: DeviceOptions = {
+            "job": said.job,
+            "url_prefix": said.url_prefix,
+            "token": said.token,
+            "token_over_http": said.is_token_over_http,
+            "tls": said.tls_context(),
+            **options,
+        }
+        return cls(said.urls, train=train, data_size=data_size, **chosen)
+
+    def _check_token(self) -> None:
+        if self.token and not (self.token.isascii() and self.token.isprintable()):
+            raise CallerProtocolError("token: expected printable ASCII characters")
+        urls = [self.servers] if isinstance(self.servers, str) else list(self.servers)
+        plain = [url for url in urls if not url.lower().startswith("https://")]
+        if self.token and plain and not self.token_over_http:
+            raise CallerProtocolError(
+                f"token: it would go to {plain[0]} over plain HTTP, where anyone can read it; use"
+                " https, or set token_over_http"
+            )
 
     async def run(self) -> JobResult:
         """Take part until the job is finished.
@@ -147,11 +192,12 @@ class FederatedDevice:
             on_round=self.on_round,
             executor=executor,
             inline=self.inline,
+            identity=self.identity,
         )
         async with self._session() as session:
             life = Life(
                 work,
-                Transport(session, self._servers(), self.limits),
+                Transport(session, self._servers(), self.limits, Access(self.token, self.tls)),
                 Rules(int(self.patience_s * 1000), int(self.trust_s * 1000)),
                 self.backoff,
                 self.source,

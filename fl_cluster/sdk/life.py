@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError
 from fl_cluster.sdk import participation
 from fl_cluster.sdk.answers import now_ms, plan_of, refuse_encryption, refused, tensors
+from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.training import (
     EvaluateFunction,
@@ -53,6 +54,8 @@ NEWEST = -1
 """A round number that no server knows: it answers with its newest model."""
 DEFAULT_RETRY_MS = 200
 """When a server that has no model yet does not say when to ask again."""
+SIGN_AGAIN = frozenset({"clock_off", "replayed"})
+"""Verdicts on a report whose signature is too old, or was seen with other bytes."""
 WARNING_SHARE = 0.1
 """The part of its patience after which a device warns: a broken connection is nothing yet."""
 
@@ -101,6 +104,8 @@ class Work:
     """Where training runs; None: the event loop's own threads."""
     inline: bool
     """Train on the event loop instead: nothing else happens meanwhile."""
+    identity: DeviceIdentity | None = None
+    """What requests are signed with, for servers that verify devices."""
 
 
 @dataclass(slots=True)
@@ -110,8 +115,9 @@ class Attempt:
     plan: RoundPlan
     began_s: float
     update: Update
+    request: RequestUpdateModel
     body: bytes
-    """The report, encoded: a repeat is the same bytes."""
+    """The report, encoded: a repeat is the same bytes, unless its signature was refused."""
     counted: bool = False
     position: int | None = None
 
@@ -186,6 +192,7 @@ class Life:
     async def _check_in(self, state: participation.Offering) -> participation.Event:
         held_round = state.standing.held_round
         began_s = time.monotonic()
+        timestamp, identity = _timestamp(), self.work.identity
         answer = await self._ask(
             "startFLJob",
             RequestFLJob(
@@ -194,8 +201,9 @@ class Life:
                 iteration=max(0, held_round),
                 data_size=self.work.data_size,
                 eval_data_size=self.work.eval_data_size,
-                timestamp=_timestamp(),
+                timestamp=timestamp,
                 model_digest=self.digest,
+                **({} if identity is None else identity.check_in_fields(timestamp)),
             ),
             ResponseFLJob,
         )
@@ -222,11 +230,11 @@ class Life:
     async def _train(self) -> participation.Event:
         assert self.admission is not None, "a device trains only after a check-in"
         plan, began_s = self.admission
-        update, body = await self._in_thread(lambda: self._make_update(plan))
-        self.attempt = Attempt(plan, began_s, update, body)
+        update, request, body = await self._in_thread(lambda: self._make_update(plan))
+        self.attempt = Attempt(plan, began_s, update, request, body)
         return participation.Trained()
 
-    def _make_update(self, plan: RoundPlan) -> tuple[Update, bytes]:
+    def _make_update(self, plan: RoundPlan) -> tuple[Update, RequestUpdateModel, bytes]:
         """Train, check and encode; runs in a thread, and only reads what the life holds."""
         work = self.work
         accuracy: float | None = None
@@ -237,7 +245,6 @@ class Life:
             fl_name=work.job,
             fl_id=work.device_id,
             iteration=plan.round_number,
-            timestamp=_timestamp(),
             upload_loss=update.loss,
             upload_accuracy=update.accuracy if accuracy is None else accuracy,
             plain_weights=True,
@@ -245,7 +252,16 @@ class Life:
                 FeatureMap(name, values.reshape(-1)) for name, values in update.weights.items()
             ),
         )
-        return update, packed.encode(request)
+        request = self._signed(request)
+        return update, request, packed.encode(request)
+
+    def _signed(self, request: RequestUpdateModel) -> RequestUpdateModel:
+        """The request as of now, signed if this device proves who it is."""
+        timestamp, identity = _timestamp(), self.work.identity
+        if identity is None:
+            return request._replace(timestamp=timestamp)
+        signature = identity.sign_request(timestamp, request.iteration)
+        return request._replace(timestamp=timestamp, signature=signature)
 
     async def _report(self, state: participation.Reporting) -> participation.Event:
         attempt = self._current_attempt()
@@ -253,6 +269,9 @@ class Life:
         answer = await self.transport.ask("updateModel", attempt.body, ResponseUpdateModel)
         attempt.counted = answer.status == 200
         if not attempt.counted:
+            if answer.verdict in SIGN_AGAIN:
+                attempt.request = self._signed(attempt.request)
+                attempt.body = await self._in_thread(lambda: packed.encode(attempt.request))
             return refused(answer)
         if answer.message.receipt is not None:
             attempt.position = answer.message.receipt.position

@@ -213,7 +213,7 @@ JOB_FINISHED = "job_finished"
 UNAVAILABLE = "unavailable"
 COHORT_FULL = "cohort_full"
 """Nothing is wrong: the device comes again in the server's rhythm, however often."""
-ROUND_IS_OVER = frozenset({"stale_round", "not_in_cohort"})
+ROUND_IS_OVER = frozenset({"stale_round", "not_in_cohort", "not_attested"})
 """Verdicts on a report after which only a new check-in helps."""
 ROUND_HAS_ENOUGH = frozenset({"enough", "duplicate"})
 """Verdicts on a report after which the round's model comes without this update."""

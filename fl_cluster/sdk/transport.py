@@ -8,9 +8,10 @@ An answer is returned whatever its verdict; only the lack of one is raised, as `
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Generic, TypeVar
 
@@ -18,6 +19,7 @@ import aiohttp
 
 from fl_cluster.errors import FlClusterError, PeerProtocolError
 from fl_cluster.sdk.retry import Servers
+from fl_cluster.security.tls_trouble import explain_outgoing
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
     ResponseCode,
@@ -85,10 +87,33 @@ def open_session(devices: int) -> aiohttp.ClientSession:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a device shows to servers, and how they prove who they are."""
+
+    token: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
+    """None: a server of an https URL is known by the roots of the system."""
+
+    def headers(self) -> dict[str, str]:
+        """What goes with every request."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+OPEN = Access()
+
+
 class Transport:
     """Asks the servers of one cluster on behalf of one device."""
 
-    def __init__(self, session: aiohttp.ClientSession, servers: Servers, limits: Limits) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        servers: Servers,
+        limits: Limits,
+        access: Access = OPEN,
+    ) -> None:
+        self._access = access
         self._session = session
         self._servers = servers
         self._limits = limits
@@ -100,7 +125,12 @@ class Transport:
             async with self._session.post(
                 url,
                 data=body if len(body) <= SLICE_BYTES else _slices(body),
-                headers={"Content-Type": CONTENT_TYPE, "Content-Length": str(len(body))},
+                headers={
+                    "Content-Type": CONTENT_TYPE,
+                    "Content-Length": str(len(body)),
+                    **self._access.headers(),
+                },
+                ssl=True if self._access.tls is None else self._access.tls,
                 timeout=self._limits.timeout(),
                 allow_redirects=False,
             ) as response:
@@ -108,7 +138,8 @@ class Transport:
         except TimeoutError as exc:
             raise NoAnswer(f"{url}: no answer in time") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise NoAnswer(f"{url}: {exc or type(exc).__name__}") from exc
+            problem = explain_outgoing(exc)
+            raise NoAnswer(f"{url}: {problem or exc or type(exc).__name__}") from exc
         try:
             return _understood(response, received, reply)
         except PeerProtocolError as exc:

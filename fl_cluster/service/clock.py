@@ -44,6 +44,7 @@ class Clock:
         self._events = events
         self._finisher = finisher
         self._duties: list[Callable[[], Awaitable[None]]] = []
+        self._hearers: list[Callable[[], None]] = []
         self._watch = view.watch
         self._is_deaf = False
         self._rebuilding = asyncio.Lock()
@@ -51,6 +52,10 @@ class Clock:
     def each_second(self, duty: Callable[[], Awaitable[None]]) -> None:
         """Do this too at every look."""
         self._duties.append(duty)
+
+    def on_word(self, hear: Callable[[], None]) -> None:
+        """Tell this one too whenever an event is heard."""
+        self._hearers.append(hear)
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -77,6 +82,8 @@ class Clock:
             async with contextlib.aclosing(self._events.listen()) as words:  # type: ignore[type-var]
                 async for _ in words:
                     self._is_deaf = False
+                    for hear in self._hearers:
+                        hear()
                     await self._react()
         except (StoreUnavailable, StoreCorrupt) as exc:
             # Whether more than the events is missing, a look will tell.

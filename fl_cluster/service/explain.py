@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fl_cluster.lifecycle.membership import MemberState
+from fl_cluster.lifecycle.membership import MemberState, Role
 from fl_cluster.rounds.phases import Reason
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.explanation import Cause, Explanation, Facts
@@ -69,6 +69,8 @@ def _explain_job(facts: Facts, snapshot: Snapshot) -> Explanation:
         return absent
     if snapshot.needs_finishing:
         return _explain_ending(facts, snapshot)
+    if snapshot.is_retraining:
+        return _explain_retraining(facts, snapshot)
     return _explain_collecting(facts, snapshot)
 
 
@@ -126,6 +128,7 @@ def _explain_absence(facts: Facts, snapshot: Snapshot) -> Explanation | None:
 def _explain_ending(facts: Facts, snapshot: Snapshot) -> Explanation:
     """The round's time for devices is over; some server has to finish it."""
     work = "aggregate" if snapshot.phase == "aggregating" else "record"
+    number = snapshot.ref.number
     if snapshot.lease_member is None or snapshot.lease_until is None:
         return _explain_idle(facts, snapshot, work)
     if facts.at >= snapshot.lease_until:
@@ -146,9 +149,17 @@ def _explain_ending(facts: Facts, snapshot: Snapshot) -> Explanation:
             waiting_for="aggregation",
             have=facts.counts.reports,
             need=goal,
-            then="the new model is published; if this server does not renew its lease until "
+            then=f"{_outcome(snapshot)}; if this server does not renew its lease until "
             "then, another takes over",
             change=FAILS_AT_IT if _takes_long(facts, snapshot, LONG_MS) else "",
+        )
+    elif snapshot.phase == "concluding":
+        found = Explanation(
+            cause=Cause.RECORDING,
+            sentence=f"The worker is done with round {number}; server {snapshot.lease_member} "
+            "records it.",
+            waiting_for="aggregation",
+            then=_after(snapshot),
         )
     else:
         found = Explanation(
@@ -161,11 +172,19 @@ def _explain_ending(facts: Facts, snapshot: Snapshot) -> Explanation:
     return replace(found, since=snapshot.ended_at, until=snapshot.lease_until)
 
 
+def _outcome(snapshot: Snapshot) -> str:
+    if snapshot.plan.is_hybrid:
+        return "the mean is handed over to the worker"
+    return "the new model is published"
+
+
 def _explain_idle(facts: Facts, snapshot: Snapshot, work: str) -> Explanation:
     number = snapshot.ref.number
     met = f"The updates of round {number} are complete"
     if snapshot.phase == "abandoning":
         met = f"Round {number} was abandoned ({_why(snapshot.reason)})"
+    elif snapshot.phase == "concluding":
+        met = f"The worker is done with round {number}"
     cause = Cause.RESTARTING if snapshot.successor else Cause.AGGREGATION_TO_BEGIN
     return Explanation(
         cause=cause,
@@ -184,8 +203,46 @@ def _takes_long(facts: Facts, snapshot: Snapshot, allowed_ms: int) -> bool:
 def _after(snapshot: Snapshot) -> str:
     if snapshot.successor:
         return f"run {snapshot.successor} begins with round 1, from the newest weights"
-    weights = "the new" if snapshot.phase == "aggregating" else "the old"
+    if snapshot.phase == "aggregating" and snapshot.plan.is_hybrid:
+        return "the mean is handed over to the worker"
+    weights = "the old" if snapshot.phase == "abandoning" else "the new"
     return f"the next round opens with {weights} weights"
+
+
+def _explain_retraining(facts: Facts, snapshot: Snapshot) -> Explanation:
+    """The worker has the mean, and time for its part."""
+    number, share = snapshot.ref.number, snapshot.share
+    assert share is not None
+    if snapshot.deadline is not None and facts.at - snapshot.deadline > OVERDUE_MS:
+        return _explain_overdue(snapshot, f"Round {number}", Reason.ROUND_WINDOW)
+    workers = [member for member in facts.members if member.role is Role.WORKER]
+    done = "handed in its weights and not its metrics" if share.pushed else "handed in nothing yet"
+    notes = () if workers else ("no worker is registered",)
+    return Explanation(
+        cause=Cause.WAITING_FOR_WORKER,
+        sentence=f"Round {number} of {facts.rounds_total} waits for its worker, which has {done}.",
+        waiting_for="worker",
+        since=share.since,
+        until=snapshot.deadline,
+        then=f"the round is abandoned ({_why(Reason.ROUND_WINDOW)}) and the next one opens with "
+        "the old weights",
+        change="see whether the worker trains; or give it more time: fl-cluster new-instance "
+        f"global_iteration_time_window={2 * snapshot.plan.round_window_ms}"
+        if workers
+        else "start the worker",
+        notes=notes,
+    )
+
+
+def _explain_overdue(snapshot: Snapshot, number: str, reason: Reason) -> Explanation:
+    return Explanation(
+        cause=Cause.WINDOW_OVER,
+        sentence=f"{number} ran out of time ({_why(reason)}), and no server has ended it.",
+        waiting_for="server",
+        since=snapshot.deadline,
+        then="the first server that looks abandons the round",
+        change="the servers are overloaded or cannot write to Redis: see their logs",
+    )
 
 
 def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
@@ -204,15 +261,7 @@ def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
             + ", ".join(sorted({server.http_address for server in facts.servers})),
         )
     if snapshot.deadline is not None and facts.at - snapshot.deadline > OVERDUE_MS:
-        reason = _next_end(snapshot)[1]
-        return Explanation(
-            cause=Cause.WINDOW_OVER,
-            sentence=f"{number} ran out of time ({_why(reason)}), and no server has ended it.",
-            waiting_for="server",
-            since=snapshot.deadline,
-            then="the first server that looks abandons the round",
-            change="the servers are overloaded or cannot write to Redis: see their logs",
-        )
+        return _explain_overdue(snapshot, number, _next_end(snapshot)[1])
     if _needs_devices(counts, snapshot):
         return _waiting_for_devices(facts, snapshot, number)
     if counts.reports + counts.claims >= plan.report_goal:
@@ -325,6 +374,7 @@ WHY: Mapping[Reason, str] = {
     Reason.REPORT_WINDOW: "update_model_time_window: too few updates after the first one",
     Reason.ROUND_WINDOW: "global_iteration_time_window: the whole round took too long",
     Reason.AGGREGATE_FAILED: "its updates could not be aggregated",
+    Reason.RETRAINED_UNFIT: "the worker handed in NaN or infinity",
     Reason.JOB_DISABLED: "the job was disabled",
     Reason.JOB_RESTARTED: "a new run was asked for",
 }

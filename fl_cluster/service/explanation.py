@@ -34,6 +34,7 @@ class Cause(StrEnum):
     WAITING_FOR_DEVICES = "waiting_for_devices"
     WAITING_FOR_UPDATES = "waiting_for_updates"
     WAITING_FOR_COMMIT = "waiting_for_commit"
+    WAITING_FOR_WORKER = "waiting_for_worker"
     WINDOW_OVER = "window_over"
     AGGREGATION_TO_BEGIN = "aggregation_to_begin"
     AGGREGATING = "aggregating"
@@ -49,7 +50,8 @@ class Explanation:
     cause: Cause
     sentence: str
     waiting_for: str = ""
-    """devices | updates | commit | server | aggregation | store | operator; empty: for nothing."""
+    """devices | updates | commit | worker | server | aggregation | store | operator, or empty:
+    for nothing."""
     have: int | None = None
     need: int | None = None
     since: Millis | None = None

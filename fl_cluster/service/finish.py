@@ -1,5 +1,8 @@
 """Finishing a round: merge, divide, record, publish.  Any member may; one at a time does.
 
+Of a hybrid round the mean is handed over to the worker, and what that makes of it is recorded
+and published once it has concluded.
+
 Nothing here is owed to a message that could be lost: a round that needs finishing says so
 in the store, and whoever sees it takes the lease.  Partials are immutable and publishing is
 fenced, so a second member that takes over from a dead one repeats the work harmlessly and
@@ -30,12 +33,14 @@ from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
-from fl_cluster.service.job import plan_of
+from fl_cluster.service.ledger import PARTIAL_LIFETIME_MS
+from fl_cluster.service.methods import plan_of, rule_of
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.ports import (
     KEPT_MODELS,
     JobRecord,
+    Metrics,
     ModelRecord,
     Outcome,
     ReportedUpdate,
@@ -73,6 +78,10 @@ class EndedRound:
     """How many rounds failed one after the other, this one included."""
     is_event: bool
     """Whether so many failures are to be told; the count then starts again."""
+    left_out: Sequence[str] = ()
+    """Tensors to be aggregated that no device sent: the model has their old values."""
+    metrics: Metrics | None = None
+    """What the worker of a hybrid round said, zeros when it said nothing; None in others."""
 
 
 class Recorder(Protocol):
@@ -110,9 +119,14 @@ class Task:
         return self.snapshot.ref
 
     @property
-    def is_aggregation(self) -> bool:
-        """Whether there is to be a new model."""
-        return self.snapshot.phase == "aggregating"
+    def commits(self) -> bool:
+        """Whether the round comes to a good end."""
+        return self.snapshot.phase in ("aggregating", "concluding")
+
+    @property
+    def is_for_worker(self) -> bool:
+        """Whether the mean is to be handed over, instead of ending the round."""
+        return self.snapshot.phase == "aggregating" and self.snapshot.plan.is_hybrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +218,17 @@ class Finisher:
         ref = task.ref
         try:
             stored = await self._find(task)
+            if task.is_for_worker:
+                return await self._hand_over(task, stored)
             model, record = await self._outcome(task, stored)
         except StoreCorrupt:
-            if not task.is_aggregation:
+            if not task.commits:
                 raise
             logger.exception("round %s cannot be aggregated and is abandoned", ref)
             if not await self._take_lease(ref):
                 return Verdict.LEASE_LOST
             return await self._stores.rounds.abort(ref, Reason.AGGREGATE_FAILED)
-        ended = await self._account(task, stored, model)
+        ended = replace(await self._account(task, stored, model), left_out=record.left_out)
         if not await self._take_lease(ref):
             # Another member took over, and maybe came to another end: the files are its to write.
             return Verdict.LEASE_LOST
@@ -224,8 +240,17 @@ class Finisher:
         if task.snapshot.successor and successor is None:
             return Verdict.MOVED_ON
         failures = 0 if ended.is_event else ended.failures_in_a_row
-        outcome = Outcome(record, finishes_job, failures, successor, task.is_aggregation)
-        return await self._publish(ref, outcome, [each.blob for each in stored.pointers.values()])
+        outcome = Outcome(record, finishes_job, failures, successor, task.commits)
+        return await self._publish(ref, outcome, _used_up(task.snapshot, stored))
+
+    async def _hand_over(self, task: Task, stored: Stored) -> Verdict:
+        """Let the worker have the mean; the partials stay until the round is over."""
+        _, record = await self._mean(task, stored, "aggregate", PARTIAL_LIFETIME_MS)
+        reach(Point.AFTER_AGGREGATE_BEFORE_HAND_OVER)
+        verdict = await self._stores.rounds.hand_over(task.ref, self._collector.member, record)
+        if verdict is not Verdict.ACCEPTED:
+            logger.warning("round %s: its mean is not handed over: %s", task.ref, verdict)
+        return verdict
 
     async def _successor(self, task: Task, model: Model, record: ModelRecord) -> Successor | None:
         """The first round of the run that is to begin, from the newest weights.
@@ -238,8 +263,9 @@ class Finisher:
         if job is None or job.instance != task.snapshot.successor:
             logger.warning("run %s is not the one to begin any more", task.snapshot.successor)
             return None
-        plan = plan_of(SharedParameters.parse(job.hyper_parameters))
-        scales = await asyncio.to_thread(exponents, model, plan.cohort_size)
+        parameters = SharedParameters.parse(job.hyper_parameters)
+        plan, rule = plan_of(parameters), rule_of(parameters)
+        scales = await asyncio.to_thread(exponents, model, plan.cohort_size, rule)
         return Successor(job.instance, plan, replace(record, number=0, exponents=scales))
 
     async def _find(self, task: Task) -> Stored:
@@ -247,7 +273,7 @@ class Finisher:
         try:
             return await self._find_intact(task)
         except StoreCorrupt:
-            if task.is_aggregation:
+            if task.commits:
                 raise
             logger.exception("round %s is abandoned without its records", task.ref)
             return Stored({}, ())
@@ -257,7 +283,7 @@ class Finisher:
         partials, reported = await asyncio.gather(
             self._stores.rounds.partials(ref), self._stores.rounds.reported(ref)
         )
-        if task.is_aggregation and len(reported) < task.snapshot.plan.report_goal:
+        if task.commits and len(reported) < task.snapshot.plan.report_goal:
             goal = task.snapshot.plan.report_goal
             raise StoreCorrupt(f"round {ref}: expected {goal} updates, found {len(reported)}")
         count = len(task.layout.summed)
@@ -289,21 +315,41 @@ class Finisher:
             visits=await self._stores.rounds.visits(task.ref),
             failures_in_a_row=failures,
             is_event=failures >= self._failures_told_at,
+            metrics=_metrics_of(snapshot),
         )
 
     async def _outcome(self, task: Task, stored: Stored) -> tuple[Model, ModelRecord]:
-        if not task.is_aggregation:
+        if not task.commits:
             return task.base.model, replace(task.base.record, number=task.ref.number)
+        if task.snapshot.phase == "concluding":
+            return await self._retrained(task)
+        return await self._mean(task, stored, "model", None)
+
+    async def _retrained(self, task: Task) -> tuple[Model, ModelRecord]:
+        """What the worker made of the mean; the model stays as it was if it made nothing."""
+        share = task.snapshot.share
+        if share is None or share.pushed is None:
+            return task.base.model, replace(task.base.record, number=task.ref.number)
+        model = await self._view.load(share.pushed.model)
+        blob = f"model-{task.ref}-{model.digest[:16]}"
+        await self._stores.blobs.put(blob, model.values.data, None)
+        self._view.prepare(model)
+        return model, replace(share.pushed.model, blob=blob)
+
+    async def _mean(
+        self, task: Task, stored: Stored, kind: str, lifetime_ms: int | None
+    ) -> tuple[Model, ModelRecord]:
+        """The mean of the round, stored under a name that begins with `kind`."""
         total = await self._merge(task, stored.pointers)
         model, left_out = await asyncio.to_thread(total.finalise, task.base.model)
         digest = await asyncio.to_thread(lambda: model.digest)
         cohort_size = task.snapshot.plan.cohort_size
         try:
-            scales = await asyncio.to_thread(exponents, model, cohort_size)
+            scales = await asyncio.to_thread(exponents, model, cohort_size, task.scaling.rule)
         except ValueError as exc:
             raise StoreCorrupt(f"round {task.ref}: its mean cannot be a model: {exc}") from exc
-        blob = f"model-{task.ref}-{digest[:16]}"
-        await self._stores.blobs.put(blob, model.values.data, None)
+        blob = f"{kind}-{task.ref}-{digest[:16]}"
+        await self._stores.blobs.put(blob, model.values.data, lifetime_ms)
         self._view.prepare(model)
         size = model.values.nbytes
         return model, ModelRecord(task.ref.number, blob, size, digest, scales, left_out)
@@ -324,7 +370,7 @@ class Finisher:
                 await asyncio.to_thread(total.merge, scratch, pointer.weights)
         return total
 
-    async def _publish(self, ref: RoundRef, outcome: Outcome, partials: Sequence[str]) -> Verdict:
+    async def _publish(self, ref: RoundRef, outcome: Outcome, used_up: Sequence[str]) -> Verdict:
         before = await self._stores.jobs.models()
         if going := _going(before, outcome):
             # Now rather than afterwards: whoever dies after publishing would leave for ever what
@@ -338,8 +384,26 @@ class Finisher:
         after = await self._stores.jobs.models()
         kept = {model.blob for model in after.values()}
         gone = {model.blob for model in before.values()} - kept
-        await self._stores.blobs.drop([*partials, *gone])
+        await self._stores.blobs.drop([*used_up, *gone])
         return verdict
+
+
+def _used_up(snapshot: Snapshot, stored: Stored) -> list[str]:
+    """The blobs that nobody needs once the round is over."""
+    blobs = [each.blob for each in stored.pointers.values()]
+    share = snapshot.share
+    if share is not None:
+        blobs.append(share.aggregate.blob)
+        if share.pushed is not None:
+            blobs.append(share.pushed.model.blob)
+    return blobs
+
+
+def _metrics_of(snapshot: Snapshot) -> Metrics | None:
+    if not snapshot.plan.is_hybrid:
+        return None
+    said = snapshot.share.metrics if snapshot.share is not None else None
+    return said or Metrics(0.0, 0.0)
 
 
 def _going(models: Mapping[int, ModelRecord], outcome: Outcome) -> set[str]:

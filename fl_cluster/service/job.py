@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
@@ -12,7 +12,7 @@ from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
 from fl_cluster.errors import StartupError
 from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.rounds.plan import RoundPlan, report_goal
+from fl_cluster.service.methods import plan_of, rule_of
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import JobRecord, ModelRecord
 
@@ -33,24 +33,15 @@ class StartingPoint:
     """Whether somebody chose these tensors; what is only a default gives way to the job's."""
 
 
-def plan_of(parameters: SharedParameters) -> RoundPlan:
-    """The plan of every round under these parameters."""
-    return RoundPlan(
-        cohort_size=parameters.cohort_size,
-        report_goal=report_goal(parameters.cohort_size, parameters.report_ratio),
-        select_window_ms=parameters.select_window_ms,
-        report_window_ms=parameters.report_window_ms,
-        round_window_ms=parameters.round_window_ms,
-    )
-
-
 async def open_job(
     stores: Stores, parameters: SharedParameters, start: StartingPoint, instance: str
 ) -> JobRecord:
     """The job's record: created from these arguments, or found and checked against them.
 
+    The model gets what the job's way of aggregating needs beside the weights.
     StartupError says what of the model or of the settings differs from the job's.
     """
+    given, start = start, replace(start, model=rule_of(parameters).completed(start.model))
     record = JobRecord(
         instance, parameters.rounds_total, parameters.text, start.model.layout.to_json()
     )
@@ -60,9 +51,11 @@ async def open_job(
     found = await stores.jobs.job()
     if found is None:
         raise StartupError("the job's records vanished from Redis while this server started")
-    _check_parameters(parameters, SharedParameters.parse(found.hyper_parameters))
-    if start.is_given:
-        _check_layout(start.model.layout, Layout.from_json(found.layout))
+    shared = _found_parameters(found)
+    _check_parameters(parameters, shared)
+    if given.is_given:
+        local = rule_of(shared).completed(given.model)
+        _check_layout(local.layout, Layout.from_json(found.layout))
     return found
 
 
@@ -99,7 +92,8 @@ async def _create(
 ) -> bool:
     if await _is_known(stores, job, start):
         return False
-    plan = plan_of(SharedParameters.parse(job.hyper_parameters))
+    parameters = SharedParameters.parse(job.hyper_parameters)
+    plan = plan_of(parameters)
     model = start.model
     blob = f"model-{start.number}.{attempt}@{job.instance}-{model.digest[:16]}"
     await stores.blobs.put(blob, model.values.data, None)
@@ -108,7 +102,7 @@ async def _create(
         blob,
         model.values.nbytes,
         model.digest,
-        exponents(model, plan.cohort_size),
+        exponents(model, plan.cohort_size, rule_of(parameters)),
     )
     first = RoundRef(job.instance, start.number + 1, attempt)
     created = await stores.jobs.open(job, first, plan, record, is_disabled=is_disabled)
@@ -125,6 +119,16 @@ async def _is_known(stores: Stores, job: JobRecord, start: StartingPoint) -> boo
     if found is None or snapshot is None:
         return False
     return found.instance != job.instance or snapshot.ref.number > start.number
+
+
+def _found_parameters(job: JobRecord) -> SharedParameters:
+    try:
+        return SharedParameters.parse(job.hyper_parameters)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StartupError(
+            "Sync hyper params with distributed cache failed: the settings that the running"
+            f" servers keep in Redis cannot be read: {exc!r}"
+        ) from exc
 
 
 def _check_parameters(mine: SharedParameters, cached: SharedParameters) -> None:

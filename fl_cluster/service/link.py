@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from fl_cluster.errors import FlClusterError, PeerProtocolError, StartupError
+from fl_cluster.security.tls_door import TlsDoor
+from fl_cluster.security.tls_trouble import explain_outgoing, is_cut_off
 from fl_cluster.telemetry.load import Load
 from fl_cluster.wire.frames import (
     Answer,
@@ -52,6 +55,9 @@ SEND_S = 1.0
 CLOSE_S = 0.5
 COMMAND_S = 5.0
 CHUNK_BYTES = 64 * 1024
+
+HANDSHAKES = 64
+"""Connections that have not yet shown who they are."""
 
 MAX_LINKS = 16
 """Schedulers at a time; each costs two tasks and a few buffers."""
@@ -112,7 +118,7 @@ class Channel:
         except PeerProtocolError as exc:
             raise Ended(How.FORBIDDEN, str(exc)) from exc
         except OSError as exc:
-            raise Ended(How.BROKEN, exc.strerror or str(exc)) from exc
+            raise _broken(exc) from exc
         return frame
 
     async def send(self, frame: Frame) -> None:
@@ -124,7 +130,7 @@ class Channel:
         except TimeoutError:
             raise Ended(How.SILENT, f"nothing was taken for {SEND_S:g} s") from None
         except OSError as exc:
-            raise Ended(How.BROKEN, exc.strerror or str(exc)) from exc
+            raise _broken(exc) from exc
 
     async def close(self, farewell: str) -> None:
         """Say goodbye, as far as the other end still listens, and close."""
@@ -138,6 +144,13 @@ class Channel:
                     await self._writer.wait_closed()
         finally:
             self._writer.transport.abort()
+
+
+def _broken(fault: OSError) -> Ended:
+    """How a connection ended: by TLS, which is a statement, or by TCP."""
+    if not is_cut_off(fault):
+        return Ended(How.FORBIDDEN, explain_outgoing(fault))
+    return Ended(How.BROKEN, fault.strerror or str(fault))
 
 
 async def until_ended(*parts: Coroutine[Any, Any, NoReturn]) -> Ended:
@@ -198,14 +211,21 @@ class LinkServer:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls, ip: str) -> AsyncIterator[LinkServer]:
+    async def listening(
+        cls, ip: str, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[LinkServer]:
         """A link server on a free port of `ip`, closed at the end; `StartupError` when it cannot.
 
-        The address names the member, so it is there before the member is.
+        The address names the member, so it is there before the member is.  With `tls` only
+        those are let in who show a certificate that it accepts.
         """
         link = cls()
+        server: asyncio.Server | TlsDoor
         try:
-            server = await asyncio.start_server(link.accept, ip, 0)
+            if tls is None:
+                server = await asyncio.start_server(link.accept, ip, 0)
+            else:
+                server = await TlsDoor.open(link.protocol, (ip, 0), tls, most_handshakes=HANDSHAKES)
         except OSError as exc:
             raise StartupError(
                 f"--tcp_server_ip {ip}: cannot listen there: {exc.strerror}"
@@ -239,6 +259,10 @@ class LinkServer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def protocol(self) -> asyncio.StreamReaderProtocol:
+        """Makes streams of a connection, and has it taken up."""
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self.accept)
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take up a connection that somebody opened."""

@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import logging
 import platform
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +26,7 @@ from typing import NoReturn, Protocol
 from fl_cluster.config.addresses import parse_address
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, Role
+from fl_cluster.security.tls_trouble import explain_outgoing, is_cut_off
 from fl_cluster.service.link import (
     BEAT_S,
     COMMAND_S,
@@ -98,13 +100,17 @@ class Leases(Protocol):
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def connect(address: str) -> Connection:
-    """Open a TCP connection to `host:port`; an `OSError` says why there is none."""
+async def connect(address: str, tls: Callable[[], ssl.SSLContext] | None = None) -> Connection:
+    """Open a connection to `host:port`; an `OSError` says why there is none.
+
+    `tls` gives the context that is newest at the time.
+    """
     try:
         place = parse_address(address)
     except ValueError as exc:
         raise OSError(f"{address!r} is no address: {exc}") from exc
-    return await asyncio.open_connection(place.host, place.port)
+    context = tls() if tls is not None else None
+    return await asyncio.open_connection(place.host, place.port, ssl=context)
 
 
 def has_process(member: Member) -> bool | None:
@@ -217,6 +223,11 @@ class _Line:
         except ConnectionRefusedError:
             return _Unlinked(f"{address} refuses connections", is_refused=True)
         except OSError as exc:
+            refusal = explain_outgoing(exc)
+            if refusal:
+                is_cut = is_cut_off(exc)
+                sentence = f"{address} accepts connections, but {refusal}"
+                return _Unlinked(sentence, is_refused=is_cut, is_there=not is_cut)
             return _Unlinked(f"{address} cannot be reached: {exc.strerror or exc}")
         try:
             return await self._greet(channel)

@@ -28,6 +28,15 @@ UNREACHABLE = Condition(
 
 CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
     (
+        ("no TLS with", "distributed_cache.c"),
+        Condition(
+            Cause.STORE_UNREACHABLE,
+            "Redis and this process do not come to terms about TLS",
+            "correct cacert_filename, cert_filename, private_key_filename or server_name in"
+            " distributed_cache, or the scheme of its address (redis:// or rediss://)",
+        ),
+    ),
+    (
         ("READONLY", "read only replica"),
         Condition(
             Cause.STORE_READ_ONLY,

@@ -11,15 +11,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Scaling
+from fl_cluster.aggregate.rules import Rule
 from fl_cluster.aggregate.scale import term_bound
+from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import JobLost, StoreCorrupt
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.methods import rule_of
 from fl_cluster.service.store_watch import StoreWatch
 from fl_cluster.store.ports import BlobStore, JobRecord, JobStore, ModelRecord, RoundStore, Snapshot
 
@@ -50,6 +54,8 @@ class JobView:
         self._stores = stores
         self._snapshot: Snapshot | None = None
         self._job: JobRecord | None = None
+        self._parse = lru_cache(maxsize=2)(SharedParameters.parse)
+        self._rule_of = lru_cache(maxsize=2)(lambda text: rule_of(self._parse(text)))
         self._layout: Layout | None = None
         self._models: dict[int, ModelRecord] = {}
         self._base: StoredModel | None = None
@@ -78,6 +84,16 @@ class JobView:
         return self._job
 
     @property
+    def parameters(self) -> SharedParameters:
+        """The settings of the current run."""
+        return self._parse(self.job.hyper_parameters)
+
+    @property
+    def rule(self) -> Rule:
+        """How the current run aggregates."""
+        return self._rule_of(self.job.hyper_parameters)
+
+    @property
     def layout(self) -> Layout:
         """The tensors of the job's model."""
         assert self._layout is not None, "refresh first"
@@ -93,7 +109,12 @@ class JobView:
     def scaling(self) -> Scaling:
         """How the current round turns floats into integers."""
         bound = term_bound(self.snapshot.plan.cohort_size)
-        return Scaling(self.base.record.exponents, bound)
+        return Scaling(self.base.record.exponents, bound, self.rule)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The rounds whose models are kept, in order."""
+        return tuple(sorted(self._models))
 
     def record_of(self, number: int) -> ModelRecord | None:
         """The record of the model that round `number` ended with, if it is kept."""
@@ -161,7 +182,7 @@ class JobView:
         for model in at_hand:
             if model is not None and model.digest == record.digest:
                 return model
-        return await self._load(record)
+        return await self.load(record)
 
     def prepare(self, model: Model) -> None:
         """Keep a model that this member is about to publish, to spare fetching it."""
@@ -174,9 +195,10 @@ class JobView:
             return None
         if record.digest == self.base.record.digest:
             return StoredModel(record, self.base.model)
-        return StoredModel(record, await self._load(record))
+        return StoredModel(record, await self.load(record))
 
-    async def _load(self, record: ModelRecord) -> Model:
+    async def load(self, record: ModelRecord) -> Model:
+        """What is stored of a model; StoreCorrupt when it is not what its record says."""
         layout = self.layout
         values = np.empty(layout.size, np.float32)
         await self._stores.blobs.get(record.blob, values.data)

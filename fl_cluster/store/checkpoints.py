@@ -47,8 +47,14 @@ class CheckpointInfo:
 class CheckpointFolder:
     """The checkpoints of one job.  Not its own: other jobs may share the folder."""
 
-    def __init__(self, path: Path, job_name: str, zone: tzinfo | None = None) -> None:
-        """`zone` is the one of the names; None is the machine's."""
+    def __init__(
+        self, path: Path, job_name: str, zone: tzinfo | None = None, *, is_made: bool = True
+    ) -> None:
+        """`zone` is the one of the names; None is the machine's.
+
+        Where the folder is not made when it is missing, it decides by being there whether the
+        job keeps checkpoints.
+        """
         if "/" in job_name or "\0" in job_name:
             raise StartupError(
                 f"fl_name {job_name!r} cannot be part of a file name, so its checkpoints have"
@@ -57,12 +63,20 @@ class CheckpointFolder:
         self._path = path
         self._job_name = job_name
         self._zone = zone
+        self._is_made = is_made
         name = rf"{re.escape(job_name)}_recovery_iteration_(\d{{1,18}})_(\d{{8}}_\d{{6}})\.ckpt"
         self._name = re.compile(name, re.ASCII)
         self._abandoned = re.compile(rf"\.{name}\.[0-9a-f]+\.tmp", re.ASCII)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether checkpoints are to be written."""
+        return self._is_made or self._path.is_dir()
+
     def prepare(self) -> None:
         """Create the folder where it is missing; StartupError when nothing can be written there."""
+        if not self._is_made:
+            return
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -100,7 +114,8 @@ class CheckpointFolder:
         """
         when = datetime.fromtimestamp(at / 1000, UTC).astimezone(self._zone)
         name = f"{self._job_name}_recovery_iteration_{number}_{when:%Y%m%d_%H%M%S}.ckpt"
-        self._path.mkdir(parents=True, exist_ok=True)
+        if self._is_made:
+            self._path.mkdir(parents=True, exist_ok=True)
         written = self._path / name
         write_model(written, arrays, MODE)
         for info in self.files()[KEPT:]:

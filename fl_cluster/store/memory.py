@@ -6,18 +6,22 @@ The round is exactly what `rounds.step` makes of it.  Nothing here survives the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Conclude,
     Disable,
     Enable,
     Event,
+    HandOver,
     MemberLost,
     ModelServed,
     Publish,
+    Push,
     Release,
     Report,
     Restart,
@@ -31,9 +35,11 @@ from fl_cluster.rounds.phases import (
     Aggregating,
     Closed,
     Collecting,
+    Concluding,
     Ending,
     Reason,
     Reporting,
+    Retraining,
     RoundRef,
     Selecting,
     Waiting,
@@ -46,15 +52,18 @@ from fl_cluster.store.ports import (
     ClaimRequest,
     Counts,
     JobRecord,
+    Metrics,
     ModelRecord,
     Offer,
     Outcome,
+    Pushed,
     Receipt,
     ReportBatch,
     ReportedUpdate,
     ReportOutcome,
     Snapshot,
     UpdateRecord,
+    WorkerShare,
 )
 
 PHASE_WORDS: Mapping[type, str] = {
@@ -62,9 +71,15 @@ PHASE_WORDS: Mapping[type, str] = {
     Selecting: "selecting",
     Reporting: "reporting",
     Aggregating: "aggregating",
+    Retraining: "retraining",
+    Concluding: "concluding",
     Abandoning: "abandoning",
     Closed: "closed",
 }
+
+
+Known = Collecting | Retraining | Ending
+"""The phases of a round that somebody has checked in to."""
 
 
 class MemoryJobStore:
@@ -127,6 +142,8 @@ class MemoryRoundStore:
         self._plan = plan
         self._clock = clock
         self._round = opened
+        self._share: WorkerShare | None = None
+        self._last_metrics: Metrics | None = None
         self._failures = 0
         self._last_outcome = ""
         self._last_reason: Reason | None = None
@@ -135,6 +152,7 @@ class MemoryRoundStore:
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
+        self._evaluations: dict[str, list[bytes]] = {}
 
     @property
     def number(self) -> int:
@@ -146,12 +164,13 @@ class MemoryRoundStore:
         collecting = phase if isinstance(phase, Collecting) else None
         ending = phase if isinstance(phase, Ending) else None
         lease = ending.lease if ending else None
+        deadline = min(d for d, _ in collecting.deadlines()) if collecting else None
         return Snapshot(
             ref=phase.ref,
             phase=PHASE_WORDS[type(phase)],
             plan=self._plan,
-            opened_at=phase.opened_at if isinstance(phase, Collecting | Ending) else None,
-            deadline=min(d for d, _ in collecting.deadlines()) if collecting else None,
+            opened_at=phase.opened_at if isinstance(phase, Known) else None,
+            deadline=phase.deadline if isinstance(phase, Retraining) else deadline,
             ended_at=ending.since if ending else None,
             reason=phase.reason if isinstance(phase, Abandoning) else None,
             lease_member=lease.member if lease else None,
@@ -164,6 +183,8 @@ class MemoryRoundStore:
             last_outcome=self._last_outcome,
             last_reason=self._last_reason,
             last_ended_at=self._last_ended_at,
+            share=self._share,
+            last_metrics=self._last_metrics,
         )
 
     async def load(self) -> Round:
@@ -197,9 +218,11 @@ class MemoryRoundStore:
             Report(ref, member, devices, batch.partial, self._at(at), batch.previous)
         )
         phase = self._round.phase
-        if verdict is not Verdict.ACCEPTED or not isinstance(phase, Collecting | Ending):
+        if verdict is not Verdict.ACCEPTED or not isinstance(phase, Known):
             return ReportOutcome(verdict, ())
         kept = self._updates.setdefault(ref, {})
+        if not all(update.device in kept for update in batch.updates):
+            self._keep_evaluations(ref.instance, batch)
         kept.update({update.device: update for update in batch.updates})
         return ReportOutcome(verdict, tuple(phase.reports[device].position for device in devices))
 
@@ -214,6 +237,30 @@ class MemoryRoundStore:
     ) -> Verdict:
         return self._step(TakeLease(ref, member, lease_ms, self._at(at)))
 
+    async def hand_over(
+        self, ref: RoundRef, member: str, aggregate: ModelRecord, at: Millis | None = None
+    ) -> Verdict:
+        before = self._round
+        verdict = self._step(HandOver(ref, member, aggregate.blob, self._at(at)))
+        phase = self._round.phase
+        if self._round is not before and isinstance(phase, Retraining):
+            self._share = WorkerShare(phase.since, aggregate)
+        return verdict
+
+    async def push(self, ref: RoundRef, pushed: Pushed, at: Millis | None = None) -> Verdict:
+        before = self._round
+        verdict = self._step(Push(ref, pushed.model.blob, pushed.is_fit, self._at(at)))
+        if self._round is not before and self._share is not None:
+            self._share = replace(self._share, pushed=pushed)
+        return verdict
+
+    async def conclude(self, ref: RoundRef, metrics: Metrics, at: Millis | None = None) -> Verdict:
+        before = self._round
+        verdict = self._step(Conclude(ref, self._at(at)))
+        if self._round is not before and self._share is not None:
+            self._share = replace(self._share, metrics=metrics)
+        return verdict
+
     async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
         ending = self._round.phase
         successor = outcome.successor
@@ -224,7 +271,9 @@ class MemoryRoundStore:
         assert isinstance(ending, Ending)
         self._finished[ref] = ending
         self._failures = outcome.failures_in_a_row
-        self._last_outcome = "committed" if isinstance(ending, Aggregating) else "abandoned"
+        self._last_metrics = self._share.metrics if self._share else None
+        self._share = None
+        self._last_outcome = "abandoned" if isinstance(ending, Abandoning) else "committed"
         self._last_reason = ending.reason if isinstance(ending, Abandoning) else None
         self._last_ended_at = ending.since
         self._jobs.kept[ref.number] = outcome.model
@@ -292,6 +341,9 @@ class MemoryRoundStore:
             )
         return found
 
+    async def evaluations(self, instance: str) -> Sequence[bytes]:
+        return list(self._evaluations.get(instance, ()))
+
     async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
         known = self._known(ref)
         if known is None or device not in known.reports:
@@ -306,6 +358,14 @@ class MemoryRoundStore:
 
     async def visits(self, ref: RoundRef) -> Mapping[str, int]:
         return dict(self._visits.get(ref, {}))
+
+    def _keep_evaluations(self, instance: str, batch: ReportBatch) -> None:
+        """The batch is new: the same report again finds all its devices counted."""
+        newest = self._evaluations.setdefault(instance, [])
+        for update in batch.updates:
+            if update.evaluation is not None:
+                newest.insert(0, update.evaluation.vector)
+                del newest[update.evaluation.kept :]
 
     def _claim(self, event: Claim) -> ClaimAnswer:
         verdict = self._step(event)
@@ -322,11 +382,11 @@ class MemoryRoundStore:
         self._round = result.round
         return result.verdict
 
-    def _known(self, ref: RoundRef) -> Collecting | Ending | None:
+    def _known(self, ref: RoundRef) -> Collecting | Retraining | Ending | None:
         if ref in self._finished:
             return self._finished[ref]
         phase = self._round.phase
-        return phase if phase.ref == ref and isinstance(phase, Collecting | Ending) else None
+        return phase if phase.ref == ref and isinstance(phase, Known) else None
 
 
 class MemoryBlobStore:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import logging
 import math
 import os
@@ -99,6 +100,13 @@ def write_model(path: Path, arrays: Mapping[str, Floats], mode: int = 0o666) -> 
             write_checkpoint(file, arrays)
         else:
             _write_npz(file, arrays)
+
+
+def npz_bytes(arrays: Mapping[str, Floats]) -> bytes:
+    """The tensors as the bytes of an `.npz` file; equal tensors in equal order, equal bytes."""
+    file = io.BytesIO()
+    _write_npz(file, arrays)
+    return file.getvalue()
 
 
 def _known_suffix(path: Path) -> str:

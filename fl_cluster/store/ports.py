@@ -52,6 +52,16 @@ class ClaimAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationData:
+    """A vector that a device evaluated, to be scored with the newest others of the run."""
+
+    vector: bytes
+    """Float32, little-endian."""
+    kept: int
+    """How many vectors the run keeps: the newest ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateRecord:
     """What is kept of one counted update beside its share of the sum."""
 
@@ -60,6 +70,7 @@ class UpdateRecord:
     """SHA-256 of the request body, hex."""
     loss: float
     accuracy: float
+    evaluation: EvaluationData | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +118,63 @@ class ReportedUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Where a model is and how the next round's sums are scaled."""
+
+    number: int
+    """The round that ended with this model; 0 for the initial one."""
+    blob: str
+    byte_count: int
+    digest: str
+    """SHA-256 of the model's bytes, hex."""
+    exponents: Sequence[int]
+    """Per aggregated tensor, the scale exponent of sums that start from this model."""
+    left_out: Sequence[str] = ()
+    """Aggregated tensors that nobody uploaded in that round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a worker made of the aggregate."""
+
+    model: ModelRecord
+    is_fit: bool = True
+    """Whether it can be a model; what holds NaN or infinity is not stored anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How good a worker finds its model; single precision, whatever it sent."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShare:
+    """What there is between a hybrid round and its worker, once the mean was handed over."""
+
+    since: Millis
+    aggregate: ModelRecord
+    pushed: Pushed | None = None
+    metrics: Metrics | None = None
+    """What ended the worker's part; None before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The current round as a member caches it: enough to answer with, not to decide with."""
 
     ref: RoundRef
     phase: str
-    """waiting | selecting | reporting | aggregating | abandoning | closed."""
+    """waiting | selecting | reporting | aggregating | retraining | concluding | abandoning |
+    closed."""
     plan: RoundPlan
     opened_at: Millis | None
     deadline: Millis | None
     """The earliest instant at which time ends the round; None when none is set."""
     ended_at: Millis | None
-    """When the goal was met or time ran out; None before."""
+    """When there was nothing left to wait for, or the round was given up; None before."""
     reason: Reason | None
     lease_member: str | None
     lease_until: Millis | None
@@ -136,6 +192,10 @@ class Snapshot:
     """Why the round before was abandoned, if it was."""
     last_ended_at: Millis | None
     """`ended_at` of the round before, of another run too; None when there was none."""
+    share: WorkerShare | None = None
+    """None before a hybrid round's mean was handed over, and in any other round."""
+    last_metrics: Metrics | None = None
+    """What a worker said of the round before, if it did."""
 
     @property
     def is_collecting(self) -> bool:
@@ -145,7 +205,12 @@ class Snapshot:
     @property
     def needs_finishing(self) -> bool:
         """Whether some member has to aggregate or record this round."""
-        return self.phase in ("aggregating", "abandoning")
+        return self.phase in ("aggregating", "concluding", "abandoning")
+
+    @property
+    def is_retraining(self) -> bool:
+        """Whether a worker has the mean and time to hand in what it makes of it."""
+        return self.phase == "retraining"
 
     @property
     def is_closed(self) -> bool:
@@ -158,22 +223,6 @@ class Snapshot:
         if self.is_closed:
             return "finished"
         return "disabled" if self.is_disabled else "running"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """Where a model is and how the next round's sums are scaled."""
-
-    number: int
-    """The round that ended with this model; 0 for the initial one."""
-    blob: str
-    byte_count: int
-    digest: str
-    """SHA-256 of the model's bytes, hex."""
-    exponents: Sequence[int]
-    """Per aggregated tensor, the scale exponent of sums that start from this model."""
-    left_out: Sequence[str] = ()
-    """Aggregated tensors that nobody uploaded in that round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +311,17 @@ class RoundStore(Protocol):
     ) -> Verdict:
         """Take over finishing the round."""
 
+    async def hand_over(
+        self, ref: RoundRef, member: str, aggregate: ModelRecord, at: Millis | None = None
+    ) -> Verdict:
+        """Let the worker have the mean of a hybrid round; it is stored already."""
+
+    async def push(self, ref: RoundRef, pushed: Pushed, at: Millis | None = None) -> Verdict:
+        """Take what a worker made of the mean, the first time; it is stored already."""
+
+    async def conclude(self, ref: RoundRef, metrics: Metrics, at: Millis | None = None) -> Verdict:
+        """The worker is done with the round; of several the first metrics stay."""
+
     async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
         """Make the outcome visible and open the next round."""
 
@@ -294,6 +354,9 @@ class RoundStore(Protocol):
 
     async def reported(self, ref: RoundRef) -> Sequence[ReportedUpdate]:
         """Every counted update of the round, ordered by device."""
+
+    async def evaluations(self, instance: str) -> Sequence[bytes]:
+        """The vectors of the newest updates of a run that had one, the newest first."""
 
     async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
         """The receipt of this device's counted update; None when it has none."""

@@ -36,10 +36,10 @@ class LineFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def append(self, line: str) -> None:
-        """Write `line` and its newline; they are on disk when this returns."""
+    def append(self, *lines: str) -> None:
+        """Write the lines, each with its newline; they are on disk when this returns."""
         with self._locked() as descriptor:
-            self._write(descriptor, line)
+            self._write(descriptor, *lines)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -52,9 +52,9 @@ class LineFile:
         finally:
             os.close(descriptor)
 
-    def _write(self, descriptor: int, line: str) -> None:
-        assert "\n" not in line, "one line at a time"
-        data = line.encode() + b"\n"
+    def _write(self, descriptor: int, *lines: str) -> None:
+        assert not any("\n" in line for line in lines), "each a line"
+        data = "".join(f"{line}\n" for line in lines).encode()
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             # Someone's last line was cut short; ours shall not become part of it.

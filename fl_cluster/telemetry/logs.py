@@ -26,6 +26,8 @@ LEVELS = {"0": "DEBUG", "1": "INFO", "2": "WARNING", "3": "ERROR"}
 
 SECRET_NAME = re.compile(r"password|passwd|secret|token|private_key", re.IGNORECASE)
 LOGIN_IN_URL = re.compile(r"(?<=://)[^\s/]*@")
+TOKEN = re.compile(r"\bflt_[A-Za-z0-9_-]{8,}|(?<=[Bb]earer )[!-~]{8,}")
+"""A bearer token of ours, or what follows the word in a header."""
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")
 """Printable ASCII without blank, quote, equals sign and backslash: needs no quoting."""
 
@@ -69,8 +71,8 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> logg
 
 
 def blotted(text: str) -> str:
-    """`text` without the login of any URL in it."""
-    return LOGIN_IN_URL.sub(f"{BLOTTED}@", text)
+    """`text` without the login of any URL, and without any token, in it."""
+    return TOKEN.sub(BLOTTED, LOGIN_IN_URL.sub(f"{BLOTTED}@", text))
 
 
 def _area(record: logging.LogRecord) -> str:

@@ -50,7 +50,7 @@ class RoundSummary:
     rounds_total: int
     is_success: bool
     started_ms: int | None
-    """When the first device checked in; None when none was seen."""
+    """When the first device checked in, of the last round that had one; None when none did."""
     ended_ms: int
     loss: float
     accuracy: float
@@ -143,9 +143,15 @@ def line_identity(line: str) -> tuple[str, int] | None:
 
 def failure_line(tcp_address: str, at_ms: int, failures: int, zone: tzinfo | None = None) -> str:
     """The line of the event file for `failures` failed rounds in a row, without its newline."""
+    event = f"Iteration failed {failures} times continuously"
+    return event_line(tcp_address, at_ms, event, zone)
+
+
+def event_line(tcp_address: str, at_ms: int, event: str, zone: tzinfo | None = None) -> str:
+    """A line of the event file, without its newline; `event` says what happened, and no `;`."""
     return (
         f"nodeRole:SERVER,{tcp_address},currentTime:{local_time(at_ms, zone)},"
-        f"event:Iteration failed {failures} times continuously;"
+        f"event:{event.replace(';', ',')};"
     )
 
 

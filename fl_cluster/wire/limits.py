@@ -43,8 +43,13 @@ MAX_FLOAT: Final = (2 - 2**-23) * 2.0**127
 # updates counts on it.
 MAX_DATA_SIZE: Final = 65_535
 
-# Dimensions one sign-based update may name: published servers refuse more.
-MAX_SIGN_DIMENSIONS: Final = 100
+# Dimensions one sign-based update may name. Published servers refuse more than 100, which some
+# of their own settings make devices send; no legal setting comes near this.
+MAX_SIGN_DIMENSIONS: Final = 4_096
+
+# Numbers of evaluation data of one update that are kept to be scored: probabilities of clusters
+# are some hundred, and the newest few thousand vectors of a job are in memory at a time.
+MAX_EVALUATION_NUMBERS: Final = 4_096
 
 # How long a request may be held open. Published devices give up reading after 3 times their
 # connect timeout of 30 s or more, and were seen to accept 25 s.

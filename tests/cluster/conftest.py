@@ -27,7 +27,7 @@ import psutil
 import pytest
 
 from fl_cluster.app import launch
-from fl_cluster.app.demo import free_ports
+from fl_cluster.app.demo_cluster import free_ports
 from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
 from fl_cluster.store.model_files import write_model
 from fl_cluster.store.redis import embedded

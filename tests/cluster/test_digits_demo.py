@@ -105,6 +105,23 @@ def test_it_can_be_run_again_in_the_same_folder(
     assert len((tmp_path / "fl_data/demo/metrics.json").read_text("utf-8").splitlines()) == 2
 
 
+def test_devices_with_a_token_each_come_to_the_same_model(
+    demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    outputs = []
+    for options in ([], ["--tokens"]):
+        process = demo("--rounds=2", "--devices=3", *options)
+        outputs.append(process.communicate(timeout=50)[0])
+        assert process.returncode == 0, outputs[-1]
+
+    assert "3 devices train for 2 rounds, each with a token of its own" in outputs[1]
+    digests = [re.findall(r"SHA-256 (\w+)", output) for output in outputs]
+    assert digests[0] == digests[1]
+    logs = [path.read_text() for path in (tmp_path / "fl_data/demo/logs").rglob("*.log")]
+    assert any("tokens in force: 3 of devices" in log for log in logs)
+    assert not any("flt_" in log for log in logs)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("line", ["scheduler", "1/500", "3/500"])
 def test_it_can_be_stopped_at_any_moment(

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fl_cluster.app import launch
-from fl_cluster.app.demo import free_ports
+from fl_cluster.app.demo_cluster import free_ports
 from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
 from fl_cluster.sdk import FederatedDevice, JobResult, RoundPlan, TrainResult, open_session
 from fl_cluster.store.model_files import write_model

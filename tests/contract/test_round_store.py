@@ -28,6 +28,7 @@ from fl_cluster.store.ports import (
     ClaimAnswer,
     ClaimRequest,
     Counts,
+    EvaluationData,
     JobRecord,
     ModelRecord,
     Offer,
@@ -953,3 +954,54 @@ async def test_it_is_remembered_who_was_answered(stores: Stores) -> None:
         assert await rounds.was_answered(REF, device)
         assert not await rounds.was_answered(REF.next(), device)
     assert not await rounds.was_answered(REF, "nobody")
+
+
+def evaluated(device: str, vector: bytes, kept: int = 3) -> UpdateRecord:
+    return replace(update(device), evaluation=EvaluationData(vector, kept))
+
+
+async def evaluate(rounds: RoundStore, ref: RoundRef, batch: ReportBatch, at_ms: int) -> None:
+    """Count a batch of one member's, from the check-in on."""
+    devices = [each.device for each in batch.updates]
+    await rounds.check_in(ref, [offer(device) for device in devices], at(at_ms))
+    asked = [ClaimRequest(device, ref.number) for device in devices]
+    await rounds.claim(ref, "m1", asked, at(at_ms))
+    outcome = await rounds.report(ref, "m1", batch, at(at_ms))
+    assert outcome.verdict is Verdict.ACCEPTED
+
+
+async def test_the_newest_vectors_of_counted_updates_are_kept_over_rounds(stores: Stores) -> None:
+    rounds = await stores.open(cohort_size=9, report_goal=9)
+    assert await rounds.evaluations("run-1") == []
+    first = ReportBatch([evaluated("a", b"1111"), update("b"), evaluated("c", b"\x00\xff22")], "p1")
+    await evaluate(rounds, REF, first, 0)
+
+    assert await rounds.evaluations("run-1") == [b"\x00\xff22", b"1111"]
+
+    assert (await rounds.report(REF, "m1", first, at(1))).verdict is Verdict.ACCEPTED
+    await rounds.abort(REF, Reason.AGGREGATE_FAILED, at(2))
+    await rounds.take_lease(REF, "m1", 500, at(3))
+    await rounds.publish(REF, "m1", Outcome(model(1), False))
+    second = ReportBatch([evaluated("a", b"3333"), evaluated("d", b"4444")], "p2")
+    await evaluate(rounds, REF.next(), second, 4)
+
+    assert await rounds.evaluations("run-1") == [b"4444", b"3333", b"\x00\xff22"]
+    assert await rounds.evaluations("run-2") == []
+
+
+async def test_a_report_that_is_refused_leaves_no_vector(stores: Stores) -> None:
+    rounds = await stores.open()
+    await join(rounds, "a")
+
+    refused = await rounds.report(REF, "m1", ReportBatch([evaluated("a", b"1111")], "p1"), at(1))
+
+    assert refused.verdict is Verdict.UNCLAIMED
+    assert await rounds.evaluations("run-1") == []
+
+
+async def test_a_run_may_keep_more_vectors_than_there_will_ever_be(stores: Stores) -> None:
+    rounds = await stores.open()
+
+    await evaluate(rounds, REF, ReportBatch([evaluated("a", b"1111", 2**63 - 1)], "p1"), 0)
+
+    assert await rounds.evaluations("run-1") == [b"1111"]

@@ -55,6 +55,12 @@ class Inputs:
         bits = self._random.integers(-(2**63), 2**63, n, dtype=np.int64)
         return bits >> self._random.integers(0, 64, n)
 
+    def compressed(self, n: int, rate: float = 0.4) -> tuple[Any, Any, Any]:
+        """A base, the bits of what is kept, and as many quants."""
+        flags = self._random.random(n) < rate
+        quants = self._random.integers(-128, 128, int(np.count_nonzero(flags)), dtype=np.int8)
+        return self.random_floats(n), np.packbits(flags, bitorder="little"), quants
+
     def odd_floats(self) -> npt.NDArray[np.float32]:
         """Subnormals, signed zeros, ties of both parities, and the edges of 2**51."""
         ties = np.arange(-40, 41) + 0.5
@@ -116,6 +122,15 @@ class GuardedMemory:
 def guarded() -> Iterator[tuple[GuardedMemory, GuardedMemory]]:
     """Two such memories, one per array of an operation."""
     memories = GuardedMemory(2**16), GuardedMemory(2**16)
+    yield memories
+    for memory in memories:
+        memory.unprotect()
+
+
+@pytest.fixture
+def guarded_four() -> Iterator[tuple[GuardedMemory, ...]]:
+    """Four of them."""
+    memories = tuple(GuardedMemory(2**14) for _ in range(4))
     yield memories
     for memory in memories:
         memory.unprotect()

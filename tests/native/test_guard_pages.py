@@ -84,6 +84,38 @@ def test_finalise_touches_only_its_arrays(
         assert expected.tobytes() == out.tobytes()
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+def test_fold_quantised_touches_only_its_arrays(
+    kernels: native.KernelSet, guarded_four: Any, place: Place, inputs: Any, rate: float
+) -> None:
+    """Four arrays, each in a memory of its own: quants are read in blocks that may be short."""
+    memories = guarded_four
+    numbers = (-0.3125, 0.0078125, 37.0, 2.0**24)
+    for n in (*range(131), 1000):
+        base_, kept_, quants_ = inputs.compressed(n, rate)
+        acc = place(memories[0], n, np.int64)
+        base, kept = place(memories[1], n, np.float32), place(memories[2], kept_.size, np.uint8)
+        quants = place(memories[3], quants_.size, np.int8)
+        acc[:], base[:], kept[:], quants[:] = inputs.random_integers(n), base_, kept_, quants_
+        expected = acc.copy()
+        reference.fold_quantised(expected, base, kept, quants, numbers)
+
+        kernels.fold_quantised(acc, base, kept, quants, numbers)
+
+        assert expected.tobytes() == acc.tobytes()
+
+
+def test_choose_kept_touches_only_its_array(
+    kernels: native.KernelSet, guarded: Any, place: Place
+) -> None:
+    for n in (*range(131), 1000):
+        flags = place(guarded[0], n, np.uint8)
+
+        kernels.choose_kept(flags, n, n // 3)
+
+        assert int(flags.sum()) == n // 3
+
+
 TRESPASS = """
 import ctypes, importlib.util, sys
 spec = importlib.util.spec_from_file_location("shared", sys.argv[1])

@@ -62,6 +62,85 @@ def finalised(kernels: Any, acc: Array, divisor: float, offsets: Offsets = (0, 0
     return canvas.bytes()
 
 
+NUMBERS = (-0.3125, 0.0078125, 37.0, 2.0**24)
+
+
+def folded_quantised(
+    kernels: Any,
+    acc: Array,
+    compressed: tuple[Array, Array, Array],
+    numbers: tuple[float, float, float, float] = NUMBERS,
+    offsets: Offsets = (0, 0),
+) -> bytes:
+    canvas = Canvas(acc, offsets[0])
+    base, kept, quants = (Canvas(each, offsets[1]).window for each in compressed)
+    kernels.fold_quantised(canvas.window, base, kept, quants, numbers)
+    return canvas.bytes()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.4, 1.0])
+def test_fold_quantised_agrees_at_every_length(
+    kernels: native.KernelSet, lengths: list[int], inputs: Any, rate: float
+) -> None:
+    for n in lengths:
+        acc, compressed = inputs.random_integers(n), inputs.compressed(n, rate)
+
+        expected = folded_quantised(reference, acc, compressed)
+
+        assert expected == folded_quantised(kernels, acc, compressed), n
+
+
+@pytest.mark.parametrize("offset", [*range(0, 72, 5), 3])
+def test_fold_quantised_agrees_at_every_offset(
+    kernels: native.KernelSet, inputs: Any, offset: int
+) -> None:
+    n = 2 * kernels.block + 5
+    acc, compressed = inputs.random_integers(n), inputs.compressed(n)
+
+    for at in ((offset, offset), (offset, 0), (0, offset)):
+        expected = folded_quantised(reference, acc, compressed, offsets=at)
+        assert expected == folded_quantised(kernels, acc, compressed, offsets=at)
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(0, 200),
+    minimum=st.floats(-1e4, 1e4, width=32),
+    scale=st.floats(2.0**-33, 128, width=32),
+    size=st.integers(1, 2**16 - 1),
+    exponent=st.integers(-20, 12),
+)
+def test_fold_quantised_agrees_for_any_numbers(
+    kernels: native.KernelSet, n: int, minimum: float, scale: float, size: int, exponent: int
+) -> None:
+    """Every product is rounded to float32 where the reference rounds it: nothing is fused."""
+    numbers = (minimum, scale, float(size), 2.0**exponent)
+    random = np.random.default_rng(n)
+    flags = random.random(n) < 0.5
+    quants = random.integers(-128, 128, int(np.count_nonzero(flags)), dtype=np.int8)
+    base = random.standard_normal(n, dtype=np.float32)
+    compressed = (base, np.packbits(flags, bitorder="little"), quants)
+    acc = np.arange(n, dtype=np.int64)
+
+    expected = folded_quantised(reference, acc, compressed, numbers)
+
+    assert expected == folded_quantised(kernels, acc, compressed, numbers)
+
+
+@settings(deadline=None)
+@given(n=st.integers(0, 300), seed=st.integers(-(2**31), 2**31 - 1), rate=st.floats(0, 1))
+def test_choose_kept_agrees_for_any_seed(
+    kernels: native.KernelSet, n: int, seed: int, rate: float
+) -> None:
+    kept = int(n * rate)
+    expected, found = Canvas(np.full(n, 7, np.uint8), 3), Canvas(np.full(n, 7, np.uint8), 3)
+
+    reference.choose_kept(expected.window, seed, kept)
+    kernels.choose_kept(found.window, seed, kept)
+
+    assert expected.bytes() == found.bytes()
+
+
 def test_fold_agrees_at_every_length(
     kernels: native.KernelSet, lengths: list[int], inputs: Any
 ) -> None:

@@ -29,9 +29,26 @@ ACC, OTHER = np.zeros(8, np.int64), np.zeros(8, np.int64)
 X, OUT = np.ones(8, np.float32), np.zeros(8, np.float32)
 LARGE_ACC, LARGE_X = np.zeros(2**13, np.int64), np.ones(2**13, np.float32)
 SHORT, STRIDED, WRONG = np.zeros(3, np.int64), np.zeros(16, np.int64)[::2], np.zeros(8, np.uint8)
+KEPT, QUANTS, FLAGS = np.array([7], np.uint8), np.ones(3, np.int8), np.zeros(8, np.uint8)
+NUMBERS = (0.0, 1.0, 1.0, 1.0)
 FIXED = np.zeros(8, np.int64)
 FIXED.flags.writeable = False
-ARRAYS = (ACC, OTHER, X, OUT, LARGE_ACC, LARGE_X, SHORT, STRIDED, WRONG, FIXED)
+ARRAYS = (
+    ACC,
+    OTHER,
+    X,
+    OUT,
+    LARGE_ACC,
+    LARGE_X,
+    SHORT,
+    STRIDED,
+    WRONG,
+    FIXED,
+    KEPT,
+    QUANTS,
+    FLAGS,
+    NUMBERS,
+)
 
 Call = Callable[[Any], object]
 
@@ -42,6 +59,13 @@ CALLED: dict[str, Call] = {
     "fold without the lock": lambda k: k.fold(LARGE_ACC, LARGE_X, 2.0),
     "merge": lambda k: k.merge(ACC, OTHER),
     "finalise": lambda k: k.finalise(OUT, ACC, 2.0),
+    "fold_quantised": lambda k: k.fold_quantised(ACC, X, KEPT, QUANTS, NUMBERS),
+    "fold_quantised refused": lambda k: k.fold_quantised(ACC, X, KEPT, QUANTS[:2], NUMBERS),
+    "fold_quantised without quants": lambda k: k.fold_quantised(ACC, X, KEPT, None, NUMBERS),
+    "fold_quantised without numbers": lambda k: k.fold_quantised(ACC, X, KEPT, QUANTS, None),
+    "choose_kept": lambda k: k.choose_kept(FLAGS, 1, 3),
+    "choose_kept out of range": lambda k: k.choose_kept(FLAGS, 1, 9),
+    "choose_kept of another type": lambda k: k.choose_kept(ACC, 1, 3),
     "count": lambda k: k.fold(ACC, X),
     "factor of another type": lambda k: k.fold(ACC, X, "2"),
     "factor out of range": lambda k: k.fold(ACC, X, -1.0),

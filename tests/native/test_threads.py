@@ -52,3 +52,22 @@ def test_readers_may_share_an_array(kernels: native.KernelSet, inputs: Any) -> N
         actual = set(pool.map(lambda _: life_of_an_array(kernels, x), range(THREADS)))
 
     assert {expected} == actual
+
+
+@pytest.mark.parametrize("n", [1_000, 50_000])
+def test_concurrent_folds_of_compressed_updates_agree_with_serial_ones(
+    kernels: native.KernelSet, inputs: Any, n: int
+) -> None:
+    updates = [inputs.compressed(n) for _ in range(THREADS)]
+
+    def folded(update: Any) -> bytes:
+        acc = np.zeros(n, np.int64)
+        for _ in range(REPETITIONS):
+            kernels.fold_quantised(acc, *update, (-0.5, 0.01, 9.0, 2.0**20))
+        return acc.tobytes()
+
+    expected = [folded(update) for update in updates]
+    with ThreadPoolExecutor(THREADS) as pool:
+        actual = list(pool.map(folded, updates))
+
+    assert expected == actual

@@ -72,6 +72,7 @@ def test_every_limit_that_a_peer_can_meet_is_named(text: str) -> None:
         limits.MAX_LIST_ITEMS,
         limits.MAX_TEXT_BYTES,
         limits.MAX_DATA_SIZE,
+        limits.MAX_EVALUATION_NUMBERS,
         limits.MAX_HOLD_MS,
     ):
         assert str(number) in named

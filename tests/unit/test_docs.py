@@ -81,7 +81,8 @@ def keys() -> list[str]:
         if isinstance(kind, property):
             found.append(getattr(job, name))
         elif isfunction(kind) and not name.startswith("_"):
-            argument = {"ref": "{ref}", "name": "name"}[list(signature(kind).parameters)[1]]
+            placeholders = {"ref": "{ref}", "name": "name", "instance": "{run}"}
+            argument = placeholders[list(signature(kind).parameters)[1]]
             found.append(getattr(job, name)(argument))
     assert str(ref) == "7.1@run"
     return found

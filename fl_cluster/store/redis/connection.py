@@ -26,7 +26,9 @@ from redis.backoff import NoBackoff
 
 from fl_cluster.config.addresses import parse_cache_address
 from fl_cluster.errors import StoreCorrupt, StoreUnavailable
-from fl_cluster.store.redis.sentinel import PrimaryConnection, Sentinels
+from fl_cluster.security.tls import StoreTls
+from fl_cluster.store.redis.sentinel import PrimaryConnection, Sentinels, TlsPrimaryConnection
+from fl_cluster.store.redis.tls_connection import TlsConnection
 
 Argument = bytes | memoryview | str | int | float
 
@@ -111,11 +113,19 @@ class Script:
 class Connection:
     """A pool of connections to one Redis, with the scripts loaded by name.
 
-    `url` is `redis://...`, `unix://...` or `sentinel://...`; `timeout_ms` bounds every command
-    and the wait for a free connection.
+    `url` is `redis://...`, `rediss://...`, `unix://...` or `sentinel://...`; `timeout_ms` bounds
+    every command and the wait for a free connection.  With `tls` Redis, and Sentinels, are
+    spoken to by TLS.
     """
 
-    def __init__(self, url: str, *, timeout_ms: int = 5_000, pool_size: int = 16) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_ms: int = 5_000,
+        pool_size: int = 16,
+        tls: StoreTls | None = None,
+    ) -> None:
         self._timeout_s = seconds = timeout_ms / 1000
         options: dict[str, Any] = {
             "max_connections": pool_size,
@@ -130,19 +140,24 @@ class Connection:
             options["socket_keepalive"] = True
         self._sentinels: Sentinels | None = None
         if url.startswith("sentinel"):
-            pool = self._primary_pool(url, seconds, options)
+            pool = self._primary_pool(url, seconds, options, tls)
         else:
+            if tls is not None:
+                url = url.replace("rediss://", "redis://", 1)
+                options.update(connection_class=TlsConnection, tls=tls)
             pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
         self.client: redis_asyncio.Redis = redis_asyncio.Redis.from_pool(pool)
         self._scripts: dict[str, Script] = {}
 
     def _primary_pool(
-        self, url: str, seconds: float, options: dict[str, Any]
+        self, url: str, seconds: float, options: dict[str, Any], tls: StoreTls | None
     ) -> redis_asyncio.BlockingConnectionPool:
         address = parse_cache_address(url)
-        self._sentinels = Sentinels(address, seconds)
+        self._sentinels = Sentinels(address, seconds, tls)
+        if tls is not None:
+            options["tls"] = tls
         return redis_asyncio.BlockingConnectionPool(
-            connection_class=PrimaryConnection,
+            connection_class=PrimaryConnection if tls is None else TlsPrimaryConnection,
             sentinels=self._sentinels,
             username=address.username or None,
             password=address.password or None,

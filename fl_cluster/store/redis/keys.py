@@ -64,6 +64,20 @@ class JobKeys:
         return self._key("fenced")
 
     @property
+    def tokens(self) -> str:
+        """Hash: digest of a token -> its record, and `version`, which grows with each change."""
+        return self._key("tokens")
+
+    @property
+    def tokens_used(self) -> str:
+        """Hash: digest of a token -> cluster time in ms at which it was last used."""
+        return self._key("tokens", "used")
+
+    def signed(self, name: str) -> str:
+        """String: what a signature was used for; forgotten with its timestamp."""
+        return self._key("signed", name)
+
+    @property
     def events(self) -> str:
         """Pub/sub channel: one word per change; the round's hash says what is true."""
         return self._key("events")
@@ -88,9 +102,17 @@ class JobKeys:
         """Set: devices that have been told that their update is counted."""
         return self._key("round", ref, "answered")
 
+    def attestations(self, ref: str) -> str:
+        """Hash: device id -> the certificates it checked in with, and when it signed that."""
+        return self._key("round", ref, "attestations")
+
     def visits(self, ref: str) -> str:
         """Hash: counter name -> how many requests of that kind and outcome came."""
         return self._key("round", ref, "visits")
+
+    def evaluations(self, instance: str) -> str:
+        """List: vectors of evaluation data of the run's newest updates, the newest first."""
+        return self._key("run", instance, "evaluations")
 
     def blob(self, name: str) -> str:
         """String: raw little-endian numbers; `name` is unique, so it is written once."""

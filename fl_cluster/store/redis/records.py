@@ -12,11 +12,13 @@ from fl_cluster.rounds.phases import (
     Admission,
     Aggregating,
     Closed,
+    Concluding,
     Counted,
     Lease,
     Phase,
     Reason,
     Reporting,
+    Retraining,
     RoundRef,
     Selecting,
     Waiting,
@@ -24,12 +26,15 @@ from fl_cluster.rounds.phases import (
 from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.store.ports import (
     JobRecord,
+    Metrics,
     ModelRecord,
     Offer,
+    Pushed,
     Receipt,
     ReportedUpdate,
     Snapshot,
     UpdateRecord,
+    WorkerShare,
 )
 
 Fields = Mapping[str, str]
@@ -41,6 +46,10 @@ PLAN_FIELDS = (
     "report_window_ms",
     "round_window_ms",
 )
+
+SHARE_FIELDS = ("aggregate", "retraining_since", "pushed", "pushed_is_fit", "metrics")
+"""Empty but in a hybrid round whose mean was handed over.  Rounds that older servers opened
+have neither these nor `last_metrics` nor `is_hybrid`."""
 
 
 def text_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
@@ -79,17 +88,20 @@ def first_round_fields(
         "last_reason": "",
         "last_ended_at": "",
     }
-    return fields | plan_fields(plan)
+    return fields | dict.fromkeys((*SHARE_FIELDS, "last_metrics"), "") | plan_fields(plan)
 
 
 def plan_of(fields: Fields) -> RoundPlan:
     """The plan that a round's hash carries."""
-    return RoundPlan(**{name: int(fields[name]) for name in PLAN_FIELDS})
+    cohort_size, goal, select_ms, report_ms, round_ms = (int(fields[n]) for n in PLAN_FIELDS)
+    is_hybrid = fields.get("is_hybrid") == "1"
+    return RoundPlan(cohort_size, goal, select_ms, report_ms, round_ms, is_hybrid)
 
 
 def plan_fields(plan: RoundPlan) -> dict[str, str]:
     """The part of a round's hash that is its plan."""
-    return {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
+    numbers = {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
+    return numbers | {"is_hybrid": "1" if plan.is_hybrid else "0"}
 
 
 def snapshot_of(fields: Fields) -> Snapshot:
@@ -114,9 +126,33 @@ def snapshot_of(fields: Fields) -> Snapshot:
             last_outcome=fields["last_outcome"],
             last_reason=Reason(fields["last_reason"]) if fields["last_reason"] else None,
             last_ended_at=_instant(fields["last_ended_at"]),
+            share=_share_of(fields),
+            last_metrics=_metrics_of(fields.get("last_metrics", "")),
         )
     except (KeyError, ValueError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
+
+
+def _share_of(fields: Fields) -> WorkerShare | None:
+    if not fields.get("aggregate"):
+        return None
+    number, pushed = fields["number"], None
+    if fields["pushed"]:
+        pushed = Pushed(model_of(number, fields["pushed"]), fields["pushed_is_fit"] == "1")
+    since, metrics = Millis(int(fields["retraining_since"])), _metrics_of(fields["metrics"])
+    return WorkerShare(since, model_of(number, fields["aggregate"]), pushed, metrics)
+
+
+def _metrics_of(text: str) -> Metrics | None:
+    if not text:
+        return None
+    loss, accuracy = text.split(" ")
+    return Metrics(float(loss), float(accuracy))
+
+
+def metrics_text(metrics: Metrics) -> str:
+    """What a round's hash keeps of a worker's metrics; NaN and infinity as words."""
+    return f"{float(metrics.loss)!r} {float(metrics.accuracy)!r}"
 
 
 def _instant(text: str) -> Millis | None:
@@ -129,12 +165,12 @@ def _first_report_at(fields: Fields) -> Millis | None:
 
 
 def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
-    if opened_at is None or fields["phase"] not in ("selecting", "reporting"):
+    if opened_at is None or fields["phase"] not in ("selecting", "reporting", "retraining"):
         return None
     deadlines = [opened_at + int(fields["round_window_ms"])]
     if fields["phase"] == "selecting":
         deadlines.append(opened_at + int(fields["select_window_ms"]))
-    first_report_at = _instant(fields["first_report_at"])
+    first_report_at = _first_report_at(fields)
     if first_report_at is not None:
         deadlines.append(first_report_at + int(fields["report_window_ms"]))
     return Millis(min(deadlines))
@@ -165,6 +201,20 @@ def phase_of(
             dict(partials),
             _instant(fields["first_report_at"]),
         )
+    share = _share_of(fields)
+    if name == "retraining" and share is not None:
+        return Retraining(
+            ref,
+            plan,
+            Millis(int(fields["opened_at"])),
+            admitted,
+            counted,
+            dict(partials),
+            share.since,
+            share.aggregate.blob,
+            share.pushed.model.blob if share.pushed else None,
+            share.pushed.is_fit if share.pushed else True,
+        )
     lease = None
     if fields["lease_member"]:
         lease = Lease(fields["lease_member"], Millis(int(fields["lease_until"])))
@@ -172,6 +222,10 @@ def phase_of(
     known = (ref, plan, opened_at, admitted, counted, dict(partials), since, lease)
     if name == "aggregating":
         return Aggregating(*known)
+    if name == "concluding" and share is not None:
+        return Concluding(
+            *known, share.aggregate.blob, share.pushed.model.blob if share.pushed else None
+        )
     if name == "abandoning":
         return Abandoning(*known, Reason(fields["reason"]))
     raise StoreCorrupt(f"the round is in phase {name!r}, which does not exist")

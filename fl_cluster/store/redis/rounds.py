@@ -15,8 +15,11 @@ from fl_cluster.store.ports import (
     ClaimRequest,
     Counts,
     JobRecord,
+    Metrics,
+    ModelRecord,
     Offer,
     Outcome,
+    Pushed,
     Receipt,
     ReportBatch,
     ReportedUpdate,
@@ -37,11 +40,7 @@ FINISHED_MS = 15 * 60 * 1000
 ANY = "*"
 """What a script is told when something is not to be compared."""
 
-PHASE_THAT_COMMITS: Mapping[bool | None, str] = {
-    True: "aggregating",
-    False: "abandoning",
-    None: ANY,
-}
+COMMITS: Mapping[bool | None, str] = {True: "1", False: "0", None: ANY}
 
 
 class RedisRoundStore:
@@ -127,6 +126,7 @@ class RedisRoundStore:
             self._keys.reports(token),
             self._keys.partials(token),
             self._keys.fenced,
+            self._keys.evaluations(ref.instance),
         )
         args: list[Argument] = [
             token,
@@ -136,9 +136,12 @@ class RedisRoundStore:
             batch.partial,
             self._keys.events,
             ANY if batch.previous is None else batch.previous,
+            _evaluations_kept(batch),
         ]
         for update in batch.updates:
-            args += (records.encode_id(update.device), records.update_record(update, member))
+            vector = update.evaluation.vector if update.evaluation else b""
+            record = records.update_record(update, member)
+            args += (records.encode_id(update.device), record, vector)
         word, *positions = await self._connection.run("report", keys, args)
         return ReportOutcome(_verdict(word), tuple(positions))
 
@@ -156,6 +159,23 @@ class RedisRoundStore:
         keys = (self._keys.round, self._keys.fenced)
         args = (str(ref), _instant(at), member, lease_ms)
         return _verdict(await self._connection.run("take_lease", keys, args))
+
+    async def hand_over(
+        self, ref: RoundRef, member: str, aggregate: ModelRecord, at: Millis | None = None
+    ) -> Verdict:
+        record = records.model_text(aggregate)
+        args = (str(ref), _instant(at), member, record, self._keys.events)
+        keys = (self._keys.round, self._keys.fenced)
+        return _verdict(await self._connection.run("hand_over", keys, args))
+
+    async def push(self, ref: RoundRef, pushed: Pushed, at: Millis | None = None) -> Verdict:
+        record, is_fit = records.model_text(pushed.model), "1" if pushed.is_fit else "0"
+        args = (str(ref), _instant(at), record, is_fit)
+        return _verdict(await self._connection.run("push", (self._keys.round,), args))
+
+    async def conclude(self, ref: RoundRef, metrics: Metrics, at: Millis | None = None) -> Verdict:
+        args = (str(ref), _instant(at), records.metrics_text(metrics), self._keys.events)
+        return _verdict(await self._connection.run("conclude", (self._keys.round,), args))
 
     async def publish(self, ref: RoundRef, member: str, outcome: Outcome) -> Verdict:
         token = str(ref)
@@ -186,7 +206,7 @@ class RedisRoundStore:
             call_name(),
             successor.instance if successor else "",
             records.model_text(successor.model) if successor else "",
-            PHASE_THAT_COMMITS[outcome.commits],
+            COMMITS[outcome.commits],
         ]
         if successor is not None:
             for name, value in records.plan_fields(successor.plan).items():
@@ -259,6 +279,11 @@ class RedisRoundStore:
                 f"round {ref}: a counted update's record is damaged: {exc!r}"
             ) from exc
 
+    async def evaluations(self, instance: str) -> Sequence[bytes]:
+        key = self._keys.evaluations(instance)
+        found: list[bytes] = await self._connection.command("LRANGE", key, 0, -1)
+        return found
+
     async def receipt(self, ref: RoundRef, device: str) -> Receipt | None:
         key = self._keys.reports(str(ref))
         raw = await self._connection.command("HGET", key, records.encode_id(device))
@@ -285,6 +310,12 @@ def _fields(raw: Mapping[bytes, bytes] | list[bytes]) -> dict[str, str]:
     if isinstance(raw, list):
         raw = dict(zip(raw[::2], raw[1::2], strict=True))
     return records.text_fields(raw)
+
+
+def _evaluations_kept(batch: ReportBatch) -> int:
+    """How many vectors to keep; 0 when the batch has none.  Lua's numbers are exact up to here."""
+    kept = (each.evaluation.kept for each in batch.updates if each.evaluation)
+    return min(max(kept, default=0), 2**31)
 
 
 def _instant(at: Millis | None) -> Argument:

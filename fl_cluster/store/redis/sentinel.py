@@ -17,6 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from fl_cluster.config.addresses import Address, CacheAddress
+from fl_cluster.security.tls import StoreTls
+from fl_cluster.store.redis.tls_connection import TlsConnection
 
 Place = tuple[str, int]
 
@@ -30,7 +32,10 @@ class Sentinels:
     A Sentinel that asks for a password is given Redis's.
     """
 
-    def __init__(self, address: CacheAddress, timeout_s: float) -> None:
+    def __init__(
+        self, address: CacheAddress, timeout_s: float, tls: StoreTls | None = None
+    ) -> None:
+        self._tls = tls
         self._service = address.service
         self._login = {"username": address.username or None, "password": address.password or None}
         self._patience_s = min(ANSWER_S, timeout_s / len(address.sentinels))
@@ -39,15 +44,21 @@ class Sentinels:
         """Where the primary was when they were asked last."""
 
     def _client(self, place: Address, **login: Any) -> redis_asyncio.Redis:
-        return redis_asyncio.Redis(
-            host=place.host,
-            port=place.port,
-            socket_timeout=self._patience_s,
-            socket_connect_timeout=self._patience_s,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
+        options: dict[str, Any] = {
+            "host": place.host,
+            "port": place.port,
+            "socket_timeout": self._patience_s,
+            "socket_connect_timeout": self._patience_s,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
             **login,
+        }
+        if self._tls is None:
+            return redis_asyncio.Redis(**options)
+        pool = redis_asyncio.ConnectionPool(
+            connection_class=TlsConnection, tls=self._tls, **options
         )
+        return redis_asyncio.Redis.from_pool(pool)
 
     async def ask(self) -> Place:
         """Where the primary is; `redis.exceptions.ConnectionError` says why nobody knows."""
@@ -114,3 +125,7 @@ class PrimaryConnection(redis_asyncio.Connection):
                 raise
             await self.disconnect()
             raise exceptions.ConnectionError(f"READONLY {exc}") from exc
+
+
+class TlsPrimaryConnection(PrimaryConnection, TlsConnection):
+    """The same by TLS."""

@@ -30,7 +30,10 @@ from fl_cluster.api import plain_http
 from fl_cluster.api.bodies import BodyReader, ByteBudget
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.dialects import PACKED_TYPE
+from fl_cluster.api.gatekeeper import Gatekeeper
+from fl_cluster.api.proofs import ProofDesk
 from fl_cluster.api.replies import Replies
+from fl_cluster.api.workers import WorkerPlane
 from fl_cluster.config.load import load
 from fl_cluster.config.schema import Settings
 from fl_cluster.config.shared import SharedParameters
@@ -41,6 +44,7 @@ from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.finish import EndedRound, Finisher, FinishRules
 from fl_cluster.service.job import plan_of
+from fl_cluster.service.retraining import RetrainingDesk
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.memory import MemoryBlobStore, MemoryJobStore, MemoryRoundStore
@@ -75,6 +79,9 @@ ANSWERS: Mapping[type[Any], tuple[str, type[Any]]] = {
     messages.RequestFLJob: ("startFLJob", messages.ResponseFLJob),
     messages.RequestUpdateModel: ("updateModel", messages.ResponseUpdateModel),
     messages.RequestGetModel: ("getModel", messages.ResponseGetModel),
+    messages.RequestPullWeight: ("pullWeight", messages.ResponsePullWeight),
+    messages.RequestPushWeight: ("pushWeight", messages.ResponsePushWeight),
+    messages.RequestPushMetrics: ("pushMetrics", messages.ResponsePushMetrics),
 }
 
 
@@ -164,7 +171,15 @@ class Caller:
     def __init__(self, member: Member, codec: Any) -> None:
         self._member = member
         self.codec = codec
-        self._headers = ("Content-Type: application/msgpack",) if codec is packed else ()
+        self._headers: tuple[str, ...] = (
+            ("Content-Type: application/msgpack",) if codec is packed else ()
+        )
+
+    def saying(self, *headers: str) -> Caller:
+        """The same, with these header lines too."""
+        caller = Caller(self._member, self.codec)
+        caller._headers = (*self._headers, *headers)
+        return caller
 
     def request(self, message: Any) -> bytes:
         """The bytes of the request that carries `message`."""
@@ -349,6 +364,10 @@ class Bench:
         self.weights: Mapping[str, Sequence[float]] = WEIGHTS
         """What the job starts from; a test may want other tensors."""
         self.settings: Settings
+        self.gatekeeper = Gatekeeper()
+        """Who lets devices in; a test may want one that asks for tokens."""
+        self.proofs = ProofDesk()
+        """Who verifies devices; a test may want one that does."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self.ahead_ms
@@ -416,14 +435,19 @@ class Bench:
         finisher = Finisher(view, stores, collector, self.records, visits, rules)
         replies = Replies(self.settings, view)
         services = Services(
-            view, rounds, CheckInDesk(view, rounds), collector, visits, deliveries, replies
+            *(view, rounds, CheckInDesk(view, rounds), collector, visits, deliveries, replies),
+            gatekeeper=self.gatekeeper,
+            proofs=self.proofs,
         )
         budget = ByteBudget(in_flight)
         reader = BodyReader(limit, budget, timeout_s=0.2)
         devices = DevicePlane(services, reader, hold_ms=hold_ms)
         prefix = self.settings.device.url_prefix
+        workers = WorkerPlane(view, RetrainingDesk(view, stores, hold_ms=hold_ms), devices)
         plane = plain_http.Plane(
-            devices.routes(prefix), devices.broken, lambda request: devices.broken(request, None)
+            devices.routes(prefix) | workers.routes(prefix),
+            devices.broken,
+            lambda request: devices.broken(request, None),
         )
         listener = await plain_http.listen(plane, "127.0.0.1", 0)
         parts = (links, view, visits, deliveries, finisher, budget, listener)

@@ -14,6 +14,7 @@ from aiohttp import web
 from fl_cluster.api import bodies, plain_http
 from fl_cluster.api.bodies import (
     POOLED_BYTES,
+    START_BYTES,
     Body,
     BodyReader,
     BufferPool,
@@ -282,11 +283,22 @@ async def test_a_chunked_body_is_read_whole() -> None:
         peer.write(b"4\r\ndefg\r\n0\r\n\r\n")
 
         assert await desk.outcome() == b"abcdefg"
-        # How long it would be was not known, so the most was set aside.
-        assert budget.used == 1_000
+        assert budget.used == 7
         desk.kept[0].let_go()
 
     assert budget.used == 0
+
+
+async def test_for_a_long_chunked_body_the_most_is_set_aside(until: Any) -> None:
+    """How long it will be is not known before its end."""
+    budget = ByteBudget(4 * START_BYTES)
+    async with reading(BodyReader(3 * START_BYTES, budget)) as desk, desk.peer() as peer:
+        peer.write(CHUNKED + f"{START_BYTES:x}\r\n".encode() + bytes(START_BYTES))
+        await until(lambda: budget.used)
+        assert budget.used == 3 * START_BYTES
+        peer.write(b"\r\n3\r\nabc\r\n0\r\n\r\n")
+
+        assert await desk.outcome() == bytes(START_BYTES) + b"abc"
 
 
 async def test_a_length_over_the_limit_is_refused_before_anything_is_read() -> None:
@@ -320,10 +332,16 @@ async def test_no_body_is_an_empty_one_and_takes_nothing() -> None:
         assert budget.used == 0
 
 
-@pytest.mark.parametrize("start", [head(100) + b"half", CHUNKED + b"64\r\nhalf"])
+LONG = 16 * START_BYTES
+"""More than comes in one read of a socket."""
+
+PART = bytes(START_BYTES)
+
+
+@pytest.mark.parametrize("start", [head(LONG) + PART, CHUNKED + f"{LONG:x}\r\n".encode() + PART])
 async def test_a_body_that_breaks_off_gives_its_share_back(start: bytes, until: Any) -> None:
-    budget = ByteBudget(10_000)
-    async with reading(BodyReader(1_000, budget)) as desk:
+    budget = ByteBudget(LONG)
+    async with reading(BodyReader(LONG, budget)) as desk:
         async with desk.peer() as peer:
             peer.write(start)
             await peer.drain()
@@ -345,24 +363,97 @@ async def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch: pytest.Monk
 
 
 async def test_a_body_is_not_read_before_its_share_is_free(until: Any) -> None:
-    budget = ByteBudget(1_000)
-    held = await budget.take(1_000, 1)
-    async with reading(BodyReader(1_000, budget, timeout_s=5)) as desk, desk.peer() as peer:
-        peer.write(head(10) + b"0123456789")
+    budget = ByteBudget(LONG)
+    held = await budget.take(LONG, 1)
+    async with reading(BodyReader(LONG, budget, timeout_s=5)) as desk, desk.peer() as peer:
+        peer.write(head(LONG) + bytes(LONG))
         await until(lambda: budget._queue)
         assert desk.outcomes == []
 
         held()
 
+        assert await desk.outcome() == bytes(LONG)
+
+
+async def test_a_body_that_is_there_already_waits_for_nobody() -> None:
+    """A check-in must not queue behind uploads."""
+    budget = ByteBudget(LONG)
+    await budget.take(LONG, 1)
+    async with reading(BodyReader(LONG, budget)) as desk, desk.peer() as peer:
+        peer.write(head(10) + b"0123456789")
+
         assert await desk.outcome() == b"0123456789"
+        assert budget.used == LONG + 10
 
 
 async def test_a_body_whose_share_does_not_become_free_is_told_so() -> None:
-    budget = ByteBudget(1_000)
-    await budget.take(1_000, 1)
-    async with reading(BodyReader(1_000, budget, timeout_s=0.02)) as desk, desk.peer() as peer:
-        peer.write(head(10) + b"0123456789")
+    budget = ByteBudget(LONG)
+    await budget.take(LONG, 1)
+    async with reading(BodyReader(LONG, budget, timeout_s=0.02)) as desk, desk.peer() as peer:
+        peer.write(head(LONG) + bytes(LONG))
 
         assert isinstance(await desk.outcome(), TooBusy)
 
-    assert budget.used == 1_000
+    assert budget.used == LONG
+
+
+async def test_when_too_many_wait_the_next_one_is_told_at_once() -> None:
+    budget = ByteBudget(LONG, most_waiting=1)
+    held = await budget.take(LONG, 1)
+    waiting = asyncio.create_task(budget.take(1, 5))
+    await asyncio.sleep(0)
+
+    with pytest.raises(TooBusy):
+        await budget.take(1, 5)
+
+    held()
+    (await waiting)()
+    assert budget.used == 0
+
+
+async def test_a_body_that_stalls_loses_its_share_to_one_that_comes(
+    monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    monkeypatch.setattr(bodies, "STALLED_S", 0.05)
+    monkeypatch.setattr(bodies, "LEAST_STALLED_S", 0.02)
+    budget = ByteBudget(LONG)
+    reader = BodyReader(LONG, budget, timeout_s=10)
+    async with reading(reader) as desk, desk.peer() as stalled, desk.peer() as peer:
+        stalled.write(head(LONG) + PART)
+        await until(lambda: budget.used)
+        peer.write(head(LONG) + bytes(LONG))
+
+        assert await desk.outcome(2) == bytes(LONG)
+
+    assert isinstance(desk.outcomes[0], Truncated)
+
+
+async def test_a_body_that_stalls_while_nobody_waits_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    monkeypatch.setattr(bodies, "STALLED_S", 0.01)
+    budget = ByteBudget(2 * LONG)
+    async with reading(BodyReader(LONG, budget)) as desk, desk.peer() as slow:
+        slow.write(head(LONG) + PART)
+        await until(lambda: budget.used)
+        async with desk.peer() as other:
+            other.write(head(1) + b"x")
+            assert await desk.outcome() == b"x"
+        await asyncio.sleep(0.05)
+        slow.write(bytes(LONG - len(PART)))
+
+        assert await desk.outcome(2) == bytes(LONG)
+
+
+async def test_no_share_goes_to_a_body_of_which_nothing_has_come() -> None:
+    budget = ByteBudget(LONG)
+    async with (
+        reading(BodyReader(LONG, budget)) as desk,
+        desk.peer() as silent,
+        desk.peer() as peer,
+    ):
+        silent.write(head(LONG) + b"x")
+        await silent.drain()
+        peer.write(head(LONG) + bytes(LONG))
+
+        assert await desk.outcome() == bytes(LONG)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from fl_cluster.api import plain_http
+from fl_cluster.api.gatekeeper import Gatekeeper
 from fl_cluster.api.json_bodies import KEPT_BYTES, LONGEST_BYTES
 from fl_cluster.api.management import ManagementPlane, Services, Sources
 from fl_cluster.config.changes import NAMES
@@ -22,11 +23,16 @@ from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.security.tokens import TokenRole
+from fl_cluster.service import token_changes
 from fl_cluster.service.inquiry import Inquiry, Witnesses
 from fl_cluster.service.link_keeper import LinkState, LinkStatus
 from fl_cluster.service.steering import Steering
+from fl_cluster.service.token_book import TokenBook
+from fl_cluster.service.token_changes import TokenWish
 from fl_cluster.store.durability import SENTENCES, Level, StoreDurability
 from fl_cluster.store.memory import MemoryJobStore
+from fl_cluster.store.memory_identity import MemoryTokenStore
 from fl_cluster.store.ports import ClaimRequest, JobRecord, ModelRecord, Offer, Outcome
 from fl_cluster.telemetry.load import Load
 
@@ -149,6 +155,7 @@ class Cluster:
         self.members = Failing(self.member_facts)
         self.fleet = Fleet()
         self.write_fault: FlClusterError | None = None
+        self.gatekeeper = Gatekeeper()
         self.port = 0
 
     async def open(self, **settings: object) -> None:
@@ -166,7 +173,7 @@ class Cluster:
         )
         sources = Sources(jobs, rounds, members, cast("Any", self), self.fleet)
         services = Services(steering, Inquiry("Lenet", witnesses), self.command_lines)
-        return ManagementPlane("Lenet", sources, services, SCHEDULER).plane()
+        return ManagementPlane("Lenet", sources, services, SCHEDULER, self.gatekeeper).plane()
 
     async def now_ms(self) -> int:
         return T0 + 5_000
@@ -185,10 +192,11 @@ class Cluster:
     def command_lines(members: Sequence[Member], count: int) -> Sequence[Mapping[str, str]]:
         return [{"host": member.host, "command": f"start {count}"} for member in members]
 
-    async def ask(self, path: str, body: bytes = b"", method: str = "POST") -> str:
+    async def ask(self, path: str, body: bytes = b"", method: str = "POST", token: str = "") -> str:
         """The whole answer; its date is D."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {token}\r\n" if token else ""
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = await reader.read()
         writer.close()
@@ -872,3 +880,32 @@ class TestHealth:
 
         assert answer.startswith("HTTP/1.1 404 Not Found\r\n")
         assert f"The requested URL {path} was not found" in answer
+
+
+async def test_once_an_operator_token_exists_every_call_but_the_health_asks_for_one(
+    cluster: Cluster,
+) -> None:
+    store = MemoryTokenStore()
+    book = TokenBook(store, lambda: T0)
+    cluster.gatekeeper._book = book
+    cluster.gatekeeper._allows_http = True
+    assert (await cluster.ask("/state")).startswith("HTTP/1.1 200")
+    wish = TokenWish(label="ops", role=TokenRole.OPERATOR, now_ms=T0)
+    secret, _ = await token_changes.create(store, wish)
+    device, _ = await token_changes.create(store, TokenWish(label="site-a", now_ms=T0))
+    await book.look()
+
+    for path in ("/state", "/disableFLS", "/newInstance", "/scalein", "/explain", "/metrics"):
+        answer = await cluster.ask(path)
+        assert answer.startswith("HTTP/1.1 401 Unauthorized"), path
+        assert "WWW-Authenticate: Bearer\r\n" in answer
+        sentence = "The request has no token, and this cluster asks for one."
+        assert answer.endswith(f'{{"code":"1","error_message":"{sentence}"}}')
+        wrong = await cluster.ask(path, token=device)
+        assert wrong.startswith("HTTP/1.1 403 Forbidden")
+        assert "The token site-a is for role device, and this is for operator." in wrong
+        assert device not in wrong
+    assert (await cluster.ask("/healthz")).startswith("HTTP/1.1 200")
+    assert (await cluster.ask("/state", token=secret)).startswith("HTTP/1.1 200")
+    state = await cluster.memory.cluster_state()
+    assert state == "running"

@@ -216,7 +216,6 @@ async def test_another_method_is_not_implemented() -> None:
         b"this is not http\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: five\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
 async def test_what_is_not_http_gets_400_and_no_traceback(
@@ -232,6 +231,16 @@ async def test_what_is_not_http_gets_400_and_no_traceback(
     )
     assert undated(answer) == expected
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_who_speaks_tls_to_a_plain_port_is_cut_off_and_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(a_plane()) as listener, connected(listener) as (reader, writer):
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+
+        assert await reader.read() == b""
+    assert "it speaks TLS, and this port does not: http:// is meant" in caplog.text
 
 
 async def test_http_1_0_gets_neither_date_nor_length_and_the_connection_ends() -> None:
@@ -450,20 +459,65 @@ async def test_nagle_is_off_on_accepted_connections() -> None:
     assert seen == [1]
 
 
-async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None:
-    async with serving(a_plane(connections=1)) as listener:
-        async with connected(listener) as (reader, writer):
-            writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+async def test_one_connection_too_many_takes_the_place_of_the_oldest_idle_one() -> None:
+    question = b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with (
+        serving(a_plane(connections=2)) as listener,
+        connected(listener) as (first, first_writer),
+        connected(listener) as (second, second_writer),
+    ):
+        for reader, writer in ((first, first_writer), (second, second_writer)):
+            writer.write(question)
             await read_answer(reader)
-            async with connected(listener) as (refused_reader, _):
-                refused = await refused_reader.read()
-            writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            served = await read_answer(reader)
-        later = await ask(listener, b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with connected(listener) as (third, third_writer):
+            third_writer.write(question)
+            answers = [await read_answer(third)]
+            second_writer.write(question)
+            answers.append(await read_answer(second))
+
+            assert await first.read() == b""
+        assert [answer.endswith(b'{"code":"0"}') for answer in answers] == [True, True]
+
+
+async def test_one_connection_too_many_is_told_so_when_all_are_busy() -> None:
+    gate = Gate()
+    async with (
+        serving(a_plane(gate, connections=1)) as listener,
+        connected(listener) as (reader, writer),
+    ):
+        writer.write(b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await gate.entered.wait()
+        async with connected(listener) as (refused_reader, _):
+            refused = await refused_reader.read()
+        gate.released.set()
+        await read_answer(reader)
 
     assert refused == plain_http.FULL
-    assert served.endswith(b'{"code":"0"}')
-    assert later.endswith(b'{"code":"0"}')
+
+
+async def test_an_answer_that_nobody_takes_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain_http, "READER_GRACE_S", 0.05)
+    monkeypatch.setattr(plain_http, "SLOWEST_READER_BYTES_PER_S", 10**12)
+    model = bytes(64 * 1024 * 1024)
+    over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def serve(_: web.BaseRequest) -> web.StreamResponse:
+        answer = plain_http.Answer(model)
+        answer.when_over(over.set_result)
+        return answer
+
+    plane = a_plane()
+    async with (
+        serving(plain_http.Plane({"/getModel": serve}, plane.on_fault, plane.on_bug)) as listener,
+        connected(listener) as (reader, writer),
+    ):
+        writer.write(b"POST /getModel HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert await over is False
+        with contextlib.suppress(ConnectionError):
+            assert len(await reader.read()) < len(model)
 
 
 async def test_draining_closes_idle_connections_and_lets_a_body_arrive() -> None:
@@ -516,3 +570,15 @@ async def test_a_taken_port_is_named_with_its_holder() -> None:
 async def test_an_address_that_is_not_ours_is_a_clear_error() -> None:
     with pytest.raises(StartupError, match=r"cannot listen on 203\.0\.113\.7:0: "):
         await plain_http.listen(a_plane(), "203.0.113.7", 0)
+
+
+async def test_an_address_with_colons_is_shown_in_brackets() -> None:
+    page = plain_http.malformed
+    plane = plain_http.Plane({}, lambda *_: page(), lambda _: page())
+    listener = await plain_http.listen(plane, "::1", 0)
+    try:
+        assert listener.address == f"[::1]:{listener.port}"
+        with pytest.raises(StartupError, match=r"\[::1\]:\d+ is already in use by"):
+            await plain_http.listen(plane, "::1", listener.port)
+    finally:
+        await listener.close()

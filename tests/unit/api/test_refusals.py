@@ -20,6 +20,12 @@ ALL = {
     **{f"{name}.{word}": each for name, table in TABLES.items() for word, each in table.items()},
 }
 
+FOR_WORKERS = [
+    value
+    for name, value in SINGLE.items()
+    if name.startswith(("PULL_", "PUSH_", "METRICS_", "NOT_AGGREGATED"))
+]
+
 PHRASES = (
     "The cluster is in safemode.",
     "The server's training job is disabled or finished.",
@@ -61,6 +67,7 @@ def test_a_status_says_the_same_as_the_word(refusal: Refusal) -> None:
         Verdict.STALE_ROUND: 409,
         Verdict.DUPLICATE: 409,
         Word.NOT_READY: 202,
+        Verdict.NOT_AGGREGATED: 202,
         Word.INVALID: 400,
         Word.JOB_FINISHED: 410,
         Word.JOB_DISABLED: 503,
@@ -77,8 +84,9 @@ def test_whoever_may_come_back_is_told_when_and_nobody_else_is(refusal: Refusal)
 
 
 def test_a_code_is_one_that_existing_devices_know(refusal: Refusal) -> None:
-    """Only getModel may say 201; what is 300 makes a device come back at the time given."""
-    assert (refusal.code is ResponseCode.SucNotReady) == (refusal is refusals.MODEL_NOT_READY)
+    """What waits says 201; what is 300 makes a device come back at the time given."""
+    if refusal.code is ResponseCode.SucNotReady:
+        assert refusal is refusals.MODEL_NOT_READY or refusal in FOR_WORKERS
     assert refusal.code in (
         ResponseCode.SucNotReady,
         ResponseCode.OutOfTime,
@@ -96,4 +104,5 @@ def test_what_devices_search_for_is_whole_and_only_in_plain_text(refusal: Refusa
 def test_a_text_is_filled_from_what_every_caller_has(refusal: Refusal) -> None:
     fields = {name for _, name, _, _ in string.Formatter().parse(refusal.text) if name}
 
-    assert fields <= {"device", "number", "current", "time"}
+    known = {"device", "number", "current", "time"}
+    assert fields <= (known | {"name"} if refusal in FOR_WORKERS else known)

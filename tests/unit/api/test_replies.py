@@ -15,7 +15,7 @@ from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.api import refusals
 from fl_cluster.api.dialects import FLAT, PACKED
-from fl_cluster.api.replies import CLOCK_MARGIN_MS, ReadyBytes, Replies, features
+from fl_cluster.api.replies import CLOCK_MARGIN_MS, COME_BACK_PER_S, ReadyBytes, Replies, features
 from fl_cluster.config.schema import EncryptType
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
@@ -38,6 +38,18 @@ def snapshot(member: Any) -> Any:
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def test_devices_that_are_turned_away_together_do_not_come_back_together(
+    replies: Replies,
+) -> None:
+    full = refusals.CHECK_IN[Verdict.COHORT_FULL]
+    told = [replies.refuse_check_in(PACKED, full).retry_after_ms or 0 for _ in range(5_000)]
+    times = [int(replies.refuse_check_in(FLAT, full).next_req_time or 0) for _ in range(500)]
+
+    assert told == sorted(told)
+    assert told[-1] - told[0] == 4_999 * 1_000 // COME_BACK_PER_S
+    assert times[-1] - times[0] >= 499 * 1_000 // COME_BACK_PER_S
 
 
 # -- times -------------------------------------------------------------------------------
@@ -191,7 +203,7 @@ MODEL = Model(LAYOUT, np.arange(LAYOUT.size, dtype=np.float32))
 
 
 def test_features_are_in_byte_order_of_the_names_with_their_shapes() -> None:
-    found = features(MODEL, frozenset())
+    found = features(MODEL, lambda _: True)
 
     assert [(each.weight_fullname, each.shape) for each in found] == [
         ("B", (1, 2)),
@@ -207,8 +219,8 @@ def test_features_are_in_byte_order_of_the_names_with_their_shapes() -> None:
     ]
 
 
-def test_of_a_rounds_model_only_what_was_averaged_is_handed_out() -> None:
-    found = features(MODEL, frozenset({"a"}), summed=True)
+def test_only_chosen_tensors_are_handed_out() -> None:
+    found = features(MODEL, lambda tensor: tensor.is_aggregated and tensor.name != "a")
 
     assert [each.weight_fullname for each in found] == ["B", "b"]
 

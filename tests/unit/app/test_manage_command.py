@@ -13,6 +13,7 @@ import pytest
 from fl_cluster.app import options
 from fl_cluster.app.cli import main
 from fl_cluster.app.manage_command import CALLS, ask, run
+from fl_cluster.app.manage_command import Scheduler as Place
 from fl_cluster.errors import PeerProtocolError, StartupError, StoreUnavailable
 
 OK = {"code": "0", "message": "done"}
@@ -165,12 +166,12 @@ def test_a_proxy_of_the_environment_is_not_asked(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
 
-    assert ask(scheduler.address, "/state") == OK
+    assert ask(Place.at(scheduler.address), "/state") == OK
 
 
 def test_an_address_that_cannot_be_is_one_sentence() -> None:
     with pytest.raises(StartupError, match="--manage here: "):
-        ask("here", "/state")
+        Place.at("here")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]"])
@@ -180,12 +181,12 @@ def test_an_answer_that_is_no_scheduler_s_is_one_sentence(
     scheduler.answer = body
 
     with pytest.raises(PeerProtocolError, match="JSON"):
-        ask(scheduler.address, "/state")
+        ask(Place.at(scheduler.address), "/state")
 
 
 def test_a_link_that_breaks_is_no_answer(free_port: Callable[..., int]) -> None:
     with pytest.raises(StoreUnavailable):
-        ask(f"127.0.0.1:{free_port()}", "/state")
+        ask(Place.at(f"127.0.0.1:{free_port()}"), "/state")
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,16 @@ def test_words_that_cannot_be_are_exit_code_2(
 
     assert caught.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_token_is_not_sent_over_plain_http_to_another_host(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FL_CLUSTER_OPERATOR_TOKEN", "a-token-of-an-operator")
+
+    code = main(["state", "--manage", "192.0.2.1:11202"])
+
+    assert code == 2
+    said = capsys.readouterr().err
+    assert "the operator's token would go to 192.0.2.1:11202 over plain HTTP" in said
+    assert "a-token" not in said

@@ -73,7 +73,13 @@ def test_a_script_hands_back_what_it_does_not_know() -> None:
 
 def test_every_command_is_parsed_and_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in options.COMMANDS:
-        needed = {"device": ["m:f", "--server=http://x", "--data_size=1"], "scalein": ["a"]}
+        needed = {
+            "device": ["m:f", "--server=http://x", "--data_size=1"],
+            "scalein": ["a"],
+            "migrate": ["check", "old.yaml"],
+            "token": ["list"],
+            "join-line": ["--label=site-a"],
+        }
         extra = needed.get(name, [])
         assert options.parse([name, *extra]).command == name
 

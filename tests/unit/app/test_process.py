@@ -14,7 +14,14 @@ import pytest
 
 from fl_cluster.app.process import guarded
 from fl_cluster.app.ready_pipe import VARIABLE, Failed, Ready, parse
-from fl_cluster.errors import ConfigError, ExitCode, Problem, StartupError, StoreUnavailable
+from fl_cluster.errors import (
+    ConfigError,
+    ExitCode,
+    Problem,
+    StartupError,
+    StoreUnavailable,
+    find_fault,
+)
 
 FRAME = """
 import asyncio, os, sys, time

@@ -52,6 +52,7 @@ class Workbench:
     """Writes one file and loads it."""
 
     absent = ABSENT
+    changed = staticmethod(changed)
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "job.yaml"

@@ -78,8 +78,9 @@ encrypt:
 
 
 def refusal(bench, text: str) -> str:
-    messages = bench.problems(bench.text, text)
-    return messages[0]
+    """What is said about the lost indentation."""
+    (message,) = (each for each in bench.problems(bench.text, text) if "\n" in each)
+    return message
 
 
 def shown_form(message: str) -> str:
@@ -89,8 +90,11 @@ def shown_form(message: str) -> str:
 def test_the_manuals_flat_form_is_answered_with_the_indented_one(bench):
     messages = bench.problems(bench.text, FLAT)
 
-    assert len(messages) == 1
+    assert len(messages) == 2
     assert messages[0] == (
+        f"The parameter 'distributed_cache.address' is missing, yaml config file: {bench.file}"
+    )
+    assert messages[1] == (
         "On line 8 the key 'type' stands outside of its section 'distributed_cache': the sections "
         f"of this file have lost their indentation, yaml config file: {bench.file}\n"
         f"Properly indented it reads:\n\n{INDENTED}"
@@ -110,7 +114,7 @@ def test_the_problem_names_the_line(bench):
     with pytest.raises(ConfigError) as caught:
         bench.text(FLAT)
 
-    assert caught.value.problems[0].origin == "line 8"
+    assert caught.value.problems[1].origin == "line 8"
 
 
 def test_other_problems_of_a_flat_file_are_found_as_if_it_were_indented(bench):
@@ -118,27 +122,40 @@ def test_other_problems_of_a_flat_file_are_found_as_if_it_were_indented(bench):
 
     messages = bench.problems(bench.text, text)
 
-    assert len(messages) == 2
-    assert "'round.update_model_ratio': value is expected" in messages[1]
+    assert len(messages) == 3
+    assert "'round.update_model_ratio': value is expected" in messages[2]
 
 
-def test_one_key_outside_of_its_section_is_enough(bench):
-    bench.write_changed({"client.client_epoch_num": 5})
-    text = bench.path.read_text("utf-8") + "client_batch_size: 8\n"
+def test_one_key_outside_of_its_section_is_enough_when_it_is_missing_there(bench):
+    bench.write_changed({"round.global_iteration_time_window": bench.absent})
+    text = bench.path.read_text("utf-8") + "global_iteration_time_window: 8\n"
 
     message = refusal(bench, text)
 
-    assert "the key 'client_batch_size' stands outside of its section 'client'" in message
-    assert "client:\n  client_epoch_num: 5\n  client_batch_size: 8\n" in message
+    assert "the key 'global_iteration_time_window' stands outside of its section 'round'" in message
+    assert "  update_model_time_window: 30000\n  global_iteration_time_window: 8\n" in message
+
+
+def test_a_key_outside_that_is_not_missing_there_is_ignored_as_it_always_was(bench):
+    bench.write_changed({"client.client_epoch_num": 5})
+    text = bench.path.read_text("utf-8") + "client_epoch_num: 7\nupdate_model_ratio: 0.5\n"
+
+    settings = bench.text(text)
+
+    assert settings.device.epochs == 5
+    assert [each.partition(": ")[2] for each in settings.warnings] == [
+        "'client_epoch_num' is ignored: it belongs in the section 'client'",
+        "'update_model_ratio' is ignored: it belongs in the section 'round'",
+    ]
 
 
 def test_a_section_whose_head_is_missing_gets_one(bench):
-    bench.write_changed({})
-    text = bench.path.read_text("utf-8") + "client_epoch_num: 5\nclient_batch_size: 8\n"
+    bench.write_changed({"summary": bench.absent})
+    text = bench.path.read_text("utf-8") + "metrics_file: m\nfailure_event_file: e\n"
 
     form = shown_form(refusal(bench, text))
 
-    assert form.endswith("client:\n  client_epoch_num: 5\n  client_batch_size: 8\n")
+    assert form.endswith("summary:\n  metrics_file: m\n  failure_event_file: e\n")
 
 
 def test_keys_that_come_before_the_head_of_their_section_end_below_it(bench):
@@ -166,7 +183,7 @@ def test_only_the_inner_sections_may_be_flat(bench):
 
 def test_an_inner_section_in_order_may_have_lost_its_outer_one(bench):
     bench.write_changed({})
-    text = bench.path.read_text("utf-8") + "signds:\n    sign_k: 0.2\n    sign_eps: 5\n"
+    text = bench.path.read_text("utf-8") + ("encrypt:\nsignds:\n    sign_k: 0.2\n    sign_eps: 5\n")
 
     form = shown_form(refusal(bench, text))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from fl_cluster.config.keys import KEYS
 from fl_cluster.config.load import load
 from fl_cluster.config.problems import render_problems
 from fl_cluster.config.schema import JobSettings, Role, Settings
@@ -128,6 +130,25 @@ def test_our_own_complaints_come_after_the_originals(bench):
     assert "'cluster.hold' is not known" in messages[3]
 
 
+def test_what_the_original_does_not_look_at_here_comes_after_what_it_does(bench):
+    messages = bench.problems(
+        bench.server,
+        {
+            "fl_name": "a/b",
+            "distributed_cache.address": "127.0.0.1",
+            "round.start_fl_job_threshold": 0,
+            "client.connection_num": 0,
+        },
+    )
+
+    assert [next(key for key in KEYS if f"'{key}'" in message) for message in messages] == [
+        "round.start_fl_job_threshold",
+        "client.connection_num",
+        "distributed_cache.address",
+        "fl_name",
+    ]
+
+
 def test_an_unknown_key_is_ignored_with_a_warning_that_guesses(bench):
     settings = bench.server(
         {"round.start_fl_job_treshold": 5, "checkpoint_dir": "x", "scale": {"a": 1}}
@@ -227,7 +248,7 @@ def test_the_password_of_the_environment_wins_over_the_files(bench):
         f"redis://:{SECRET}?x@host:6379/?db=1",
         f"user:{SECRET}@host:6379",
         f"{SECRET}@host:6379",
-        f"rediss://user:{SECRET}@host:6379",
+        f"rediss://user:{SECRET}@host:port",
         f"redis://user:{SECRET}@host:6379/zero",
         f"unix://user:{SECRET}@host/run/redis.sock",
     ],
@@ -265,6 +286,34 @@ def test_a_json_file_will_do(bench):
     )
 
     assert bench.text(text).name == "J"
+
+
+def test_json_may_have_tabs_and_exponents(bench):
+    content = json.dumps(
+        bench.changed(
+            {"client.client_learning_rate": 1e-5, "client.http_url_prefix": "/a/\u00e9/"}
+        ),
+        indent="\t",
+    )
+    assert "1e-05" in content
+    assert "\t" in content
+
+    settings = bench.text(content)
+
+    assert settings.device.learning_rate == pytest.approx(1e-5)
+    assert settings.device.url_prefix == "/a/\u00e9/"
+
+
+def test_a_mapping_in_braces_that_is_no_json_is_yaml(bench):
+    with pytest.raises(ConfigError, match=r"'client\.client_learning_rate' is expected"):
+        bench.text("{client: {client_learning_rate: 1e-5}}")
+
+
+def test_keys_that_are_no_text_come_before_everything_else(bench):
+    messages = bench.problems(bench.text, "fl_name: 5\n1: 2\n")
+
+    assert messages[0].startswith("The key 1 on line 2 is not text to YAML")
+    assert "'fl_name' is expected to be type str" in messages[1]
 
 
 def test_reading_a_configuration_loads_no_library_that_a_scheduler_could_spare():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
+from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters, visible
 
 OBSERVED = (
     '{"aggregation_type":"FedAvg","cipher_time_window":1,"client_batch_size":32,'
@@ -35,8 +35,57 @@ def observed(bench) -> SharedParameters:
     return SharedParameters.of(bench.server(OBSERVED_FILE))
 
 
-def test_the_text_is_what_management_clients_have_always_seen(observed):
-    assert observed.text == OBSERVED
+def test_what_management_clients_are_shown_is_what_they_have_always_seen(observed):
+    assert json.dumps(visible(observed.text), separators=(",", ":")) == OBSERVED
+
+
+def test_what_management_clients_do_not_know_is_kept_and_not_shown(bench):
+    evaluated = {
+        "unsupervised.cluster_client_num": 7,
+        "unsupervised.eval_type": "DAVIES_BOULDIN_SCORE",
+    }
+
+    shared = SharedParameters.of(bench.server(evaluated))
+
+    assert (shared.eval_type, shared.eval_window) == ("DAVIES_BOULDIN_SCORE", 7)
+    assert shared.server_mode == "FEDERATED_LEARNING"
+    assert shared.is_evaluated
+    assert not SharedParameters.of(bench.server()).is_evaluated
+    assert "eval" not in json.dumps(visible(shared.text))
+
+
+def test_a_later_server_takes_over_every_shared_setting(bench):
+    first = bench.server(
+        {
+            "fl_iteration_num": 9,
+            "aggregation.iid_rate": 0.5,
+            "aggregation.total_client_num": 6,
+            "unsupervised.cluster_client_num": 3,
+            "unsupervised.eval_type": "SILHOUETTE_SCORE",
+            "round.update_model_ratio": 0.5,
+            "client.client_learning_rate": 0.25,
+        }
+    )
+    second = bench.server({"summary.metrics_file": "mine.json"})
+
+    adopted = SharedParameters.of(first).adopted_by(second)
+
+    assert SharedParameters.of(adopted) == SharedParameters.of(first)
+    assert type(adopted.unsupervised.eval_type) is type(first.unsupervised.eval_type)
+    assert adopted.rounds_total == 9
+    assert adopted.aggregation == first.aggregation
+    assert adopted.summary.metrics_file == "mine.json"
+
+
+def test_settings_that_an_older_server_did_not_keep_stay_as_they_are(bench, observed):
+    values = json.loads(observed.text)
+    del values["iid_rate"], values["cluster"]
+    settings = bench.server({"aggregation.iid_rate": 0.5})
+
+    adopted = SharedParameters.parse(json.dumps(values)).adopted_by(settings)
+
+    assert adopted.aggregation.proximal_weight == 0.5
+    assert adopted.device.epochs == 20
 
 
 def test_the_numbers_that_rounds_and_devices_need_are_read_from_the_text(observed):

@@ -16,12 +16,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Conclude,
     Disable,
     Enable,
     Event,
+    HandOver,
     MemberLost,
     ModelServed,
     Publish,
+    Push,
     Release,
     Report,
     Restart,
@@ -38,12 +41,14 @@ from fl_cluster.rounds.phases import (
     Closed,
     Collecting,
     Committed,
+    Concluding,
     Counted,
     Ending,
     Lease,
     Phase,
     Reason,
     Reporting,
+    Retraining,
     RoundRef,
     Selecting,
     Waiting,
@@ -94,6 +99,30 @@ AGGREGATING = Aggregating(
     at(1030),
     Lease("m1", at(1500)),
 )
+HYBRID = replace(PLAN, is_hybrid=True)
+RETRAINING = Retraining(
+    REF,
+    HYBRID,
+    at(OPENED),
+    admitted("a", "b", "c"),
+    COUNTED_AB,
+    PARTIALS,
+    at(1040),
+    "mean",
+)
+CONCLUDING = Concluding(
+    REF,
+    HYBRID,
+    at(OPENED),
+    admitted("a", "b", "c"),
+    COUNTED_AB,
+    PARTIALS,
+    at(1045),
+    Lease("m1", at(1500)),
+    "mean",
+    "pushed",
+)
+FOR_WORKER = replace(AGGREGATING, plan=HYBRID)
 ABANDONING = Abandoning(
     REF,
     PLAN,
@@ -114,12 +143,22 @@ SAMPLES: tuple[Phase, ...] = (
     SELECTING,
     REPORTING,
     AGGREGATING,
+    RETRAINING,
+    CONCLUDING,
     ABANDONING,
     COMMITTED,
     ABANDONED,
     CLOSED,
 )
-NOT_COLLECTING: tuple[Phase, ...] = (AGGREGATING, ABANDONING, COMMITTED, ABANDONED, CLOSED)
+NOT_COLLECTING: tuple[Phase, ...] = (
+    AGGREGATING,
+    RETRAINING,
+    CONCLUDING,
+    ABANDONING,
+    COMMITTED,
+    ABANDONED,
+    CLOSED,
+)
 OVER: tuple[Phase, ...] = (COMMITTED, ABANDONED, CLOSED)
 
 
@@ -344,7 +383,7 @@ def report_cases() -> list[Case]:
         ),
         *(
             Case("a repeat", phase, report("a", member="m1", partial="p1"), Verdict.ACCEPTED)
-            for phase in (AGGREGATING, ABANDONING)
+            for phase in (AGGREGATING, RETRAINING, CONCLUDING, ABANDONING)
         ),
         *(Case("too late", phase, report("a"), Verdict.ENOUGH) for phase in NOT_COLLECTING),
     ]
@@ -377,18 +416,20 @@ def member_lost_cases() -> list[Case]:
             Verdict.ACCEPTED,
             AGGREGATING,
         ),
-        Case(
-            "its lease is free", ABANDONING, gone, Verdict.ACCEPTED, replace(ABANDONING, lease=None)
+        *(
+            Case("its lease is free", phase, gone, Verdict.ACCEPTED, replace(phase, lease=None))
+            for phase in (CONCLUDING, ABANDONING)
         ),
+        Case("only fenced", RETRAINING, gone, Verdict.ACCEPTED, RETRAINING),
         *(Case("only fenced", phase, gone, Verdict.ACCEPTED, phase) for phase in OVER),
     ]
 
 
 def tick_cases() -> list[Case]:
-    def abandoning(phase: Collecting, reason: Reason, instant: int) -> Abandoning:
+    def abandoning(phase: Collecting | Retraining, reason: Reason, instant: int) -> Abandoning:
         return Abandoning(
             REF,
-            PLAN,
+            phase.plan,
             phase.opened_at,
             phase.cohort,
             phase.reports,
@@ -425,9 +466,18 @@ def tick_cases() -> list[Case]:
             Verdict.ACCEPTED,
             abandoning(untouched, Reason.ROUND_WINDOW, ROUND_DEADLINE),
         ),
+        Case("in time", RETRAINING, Tick(REF, at(ROUND_DEADLINE - 1)), Verdict.ACCEPTED),
+        Case(
+            "a worker has until the round's window ends",
+            RETRAINING,
+            Tick(REF, at(ROUND_DEADLINE)),
+            Verdict.ACCEPTED,
+            abandoning(RETRAINING, Reason.ROUND_WINDOW, ROUND_DEADLINE),
+        ),
         *(
             Case("no deadline", phase, Tick(REF, at(10**12)), Verdict.ACCEPTED)
             for phase in NOT_COLLECTING
+            if phase is not RETRAINING
         ),
     ]
 
@@ -443,7 +493,7 @@ def abort_cases() -> list[Case]:
             Verdict.ACCEPTED,
             Abandoning(
                 REF,
-                PLAN,
+                phase.plan,
                 at(OPENED),
                 phase.cohort,
                 phase.reports,
@@ -453,7 +503,7 @@ def abort_cases() -> list[Case]:
                 reason,
             ),
         )
-        for phase in (SELECTING, REPORTING, AGGREGATING)
+        for phase in (SELECTING, REPORTING, AGGREGATING, RETRAINING, CONCLUDING)
     ]
     return [
         Case(
@@ -474,9 +524,9 @@ def abort_cases() -> list[Case]:
 def take_lease_cases() -> list[Case]:
     cases = [
         Case("still running", phase, lease(), Verdict.NOTHING_TO_FINISH)
-        for phase in (WAITING, SELECTING, REPORTING, *OVER)
+        for phase in (WAITING, SELECTING, REPORTING, RETRAINING, *OVER)
     ]
-    for phase in (AGGREGATING, ABANDONING):
+    for phase in (AGGREGATING, CONCLUDING, ABANDONING):
         free = replace(phase, lease=None)
         taken = replace(phase, lease=Lease("m2", at(1350)))
         cases += [
@@ -504,9 +554,10 @@ def publish_cases() -> list[Case]:
     holder, other = Publish(REF, "m1"), Publish(REF, "m2")
     cases = [
         Case("nothing to finish", phase, holder, Verdict.NOTHING_TO_FINISH)
-        for phase in (WAITING, SELECTING, REPORTING, *OVER)
+        for phase in (WAITING, SELECTING, REPORTING, RETRAINING, *OVER)
     ]
-    for phase, after in ((AGGREGATING, COMMITTED), (ABANDONING, ABANDONED)):
+    ends = ((AGGREGATING, COMMITTED), (CONCLUDING, COMMITTED), (ABANDONING, ABANDONED))
+    for phase, after in ends:
         cases += [
             Case("by the holder of the lease", phase, holder, Verdict.ACCEPTED, after),
             Case("by another", phase, other, Verdict.LEASE_LOST),
@@ -528,7 +579,7 @@ def disable_cases() -> list[Case]:
             cases.append(Case("over for good", phase, event, Verdict.JOB_FINISHED))
             continue
         cases.append(Case("stopped already", stopped, event, Verdict.ALREADY_DISABLED))
-        if isinstance(phase, Waiting | Collecting):
+        if isinstance(phase, Waiting | Collecting | Retraining):
             given_up = Round(given_up_at(1060, phase, Reason.JOB_DISABLED), is_disabled=True)
             cases.append(Case("it is given up", phase, event, Verdict.ACCEPTED, given_up))
         else:
@@ -553,7 +604,7 @@ def restart_cases() -> list[Case]:
     cases = []
     for phase in SAMPLES:
         after: Phase = phase
-        if isinstance(phase, Waiting | Collecting | Closed):
+        if isinstance(phase, Waiting | Collecting | Retraining | Closed):
             after = given_up_at(1060, phase, Reason.JOB_RESTARTED)
         restarted = Round(after, successor="run-2")
         before = Round(phase, is_disabled=True, successor="run-1b")
@@ -562,12 +613,14 @@ def restart_cases() -> list[Case]:
     return cases
 
 
-def given_up_at(instant: int, phase: Waiting | Collecting | Closed, reason: Reason) -> Abandoning:
-    if not isinstance(phase, Collecting):
+def given_up_at(
+    instant: int, phase: Waiting | Collecting | Retraining | Aggregating | Closed, reason: Reason
+) -> Abandoning:
+    if isinstance(phase, Waiting | Closed):
         return Abandoning(REF, PLAN, None, {}, {}, {}, at(instant), None, reason)
     return Abandoning(
         REF,
-        PLAN,
+        phase.plan,
         phase.opened_at,
         phase.cohort,
         phase.reports,
@@ -578,7 +631,104 @@ def given_up_at(instant: int, phase: Waiting | Collecting | Closed, reason: Reas
     )
 
 
+BEFORE_THE_MEAN: tuple[Phase, ...] = (WAITING, SELECTING, REPORTING, AGGREGATING)
+AFTER_THE_WORKER: tuple[Phase, ...] = (ABANDONING, *OVER)
+
+
+def hand_over_cases() -> list[Case]:
+    event = HandOver(REF, "m1", "mean", at(1040))
+    return [
+        Case("the mean is for the worker", FOR_WORKER, event, Verdict.ACCEPTED, RETRAINING),
+        Case("no lease", replace(FOR_WORKER, lease=None), event, Verdict.LEASE_LOST),
+        Case("the lease of another", FOR_WORKER, replace(event, member="m2"), Verdict.LEASE_LOST),
+        *(Case("a repeat", phase, event, Verdict.ACCEPTED) for phase in (RETRAINING, CONCLUDING)),
+        *(
+            Case("another mean", phase, replace(event, aggregate="x"), Verdict.NOTHING_TO_FINISH)
+            for phase in (RETRAINING, CONCLUDING)
+        ),
+        *(
+            Case("not to be handed over", phase, event, Verdict.NOTHING_TO_FINISH)
+            for phase in (*BEFORE_THE_MEAN, *AFTER_THE_WORKER)
+        ),
+    ]
+
+
+def push_cases() -> list[Case]:
+    event = Push(REF, "pushed", is_fit=True, at=at(1050))
+    pushed = replace(RETRAINING, pushed="pushed")
+    return [
+        Case("the first one is taken", RETRAINING, event, Verdict.ACCEPTED, pushed),
+        Case(
+            "NaN is taken and noted",
+            RETRAINING,
+            replace(event, is_fit=False),
+            Verdict.ACCEPTED,
+            replace(pushed, is_fit=False),
+        ),
+        Case("a repeat", pushed, event, Verdict.ACCEPTED),
+        Case("another one", pushed, replace(event, model="x"), Verdict.DUPLICATE),
+        Case("a repeat", CONCLUDING, event, Verdict.ACCEPTED),
+        Case("another one", CONCLUDING, replace(event, model="x"), Verdict.DUPLICATE),
+        Case("too late", replace(CONCLUDING, pushed=None), event, Verdict.ENOUGH),
+        Case(
+            "exactly at the deadline",
+            RETRAINING,
+            replace(event, at=at(ROUND_DEADLINE)),
+            Verdict.LATE,
+        ),
+        *(Case("too early", phase, event, Verdict.NOT_AGGREGATED) for phase in BEFORE_THE_MEAN),
+        *(Case("over", phase, event, Verdict.ENOUGH) for phase in AFTER_THE_WORKER),
+    ]
+
+
+def conclude_cases() -> list[Case]:
+    event = Conclude(REF, at(1045))
+    pushed = replace(RETRAINING, pushed="pushed")
+    free = replace(CONCLUDING, lease=None)
+    return [
+        Case("after it has pushed", pushed, event, Verdict.ACCEPTED, free),
+        Case("without weights", RETRAINING, event, Verdict.ACCEPTED, replace(free, pushed=None)),
+        Case(
+            "with NaN",
+            replace(pushed, is_fit=False),
+            event,
+            Verdict.ACCEPTED,
+            given_up_at(1045, RETRAINING, Reason.RETRAINED_UNFIT),
+        ),
+        Case("a repeat", CONCLUDING, event, Verdict.ACCEPTED),
+        Case("exactly at the deadline", pushed, Conclude(REF, at(ROUND_DEADLINE)), Verdict.LATE),
+        *(Case("too early", phase, event, Verdict.NOT_AGGREGATED) for phase in BEFORE_THE_MEAN),
+        *(Case("over", phase, event, Verdict.ENOUGH) for phase in AFTER_THE_WORKER),
+    ]
+
+
+def hybrid_cases() -> list[Case]:
+    """A round whose mean is still to be formed, and for a worker."""
+    given_up = given_up_at(1060, FOR_WORKER, Reason.JOB_DISABLED)
+    restarted = given_up_at(1060, FOR_WORKER, Reason.JOB_RESTARTED)
+    return [
+        Case(
+            "no worker is waited for",
+            FOR_WORKER,
+            Disable(at(1060)),
+            Verdict.ACCEPTED,
+            Round(given_up, is_disabled=True),
+        ),
+        Case(
+            "no worker is waited for",
+            FOR_WORKER,
+            Restart("run-2", at(1060)),
+            Verdict.ACCEPTED,
+            Round(restarted, successor="run-2"),
+        ),
+    ]
+
+
 CASES: list[Case] = [
+    *hand_over_cases(),
+    *push_cases(),
+    *conclude_cases(),
+    *hybrid_cases(),
     *check_in_cases(),
     *claim_cases(),
     *release_cases(),
@@ -593,6 +743,15 @@ CASES: list[Case] = [
     *enable_cases(),
     *restart_cases(),
 ]
+
+
+def test_the_mean_that_is_for_a_worker_is_not_published() -> None:
+    before = Round(FOR_WORKER)
+
+    result = step(before, Publish(REF, "m1"))
+
+    assert result.verdict is Verdict.MOVED_ON
+    assert result.round is before
 
 
 def test_every_phase_meets_every_event() -> None:
@@ -639,6 +798,9 @@ EVENTS: dict[type, Callable[[RoundRef, str], Event]] = {
     Abort: lambda ref, _: Abort(ref, Reason.JOB_DISABLED, at(1050)),
     TakeLease: lambda ref, member: TakeLease(ref, member, 300, at(10**9)),
     Publish: Publish,
+    HandOver: lambda ref, member: HandOver(ref, member, "mean", at(1050)),
+    Push: lambda ref, _: Push(ref, "pushed", is_fit=True, at=at(1050)),
+    Conclude: lambda ref, _: Conclude(ref, at(1050)),
     ModelServed: lambda ref, _: ModelServed(ref),
     Disable: lambda *_: Disable(at(1050)),
     Enable: lambda *_: Enable(),

@@ -9,6 +9,7 @@ fail a call before or after it is done, or hold it there.
 from __future__ import annotations
 
 import asyncio
+import json
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,6 +35,20 @@ from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.memory import MemoryBlobStore, MemoryJobStore, MemoryRoundStore
 from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord, Offer, Snapshot, UpdateRecord
+
+SETTINGS = {
+    "fl_iteration_num": 20,
+    "start_fl_job_threshold": 3,
+    "update_model_ratio": 1.0,
+    "start_fl_job_time_window": 30_000,
+    "update_model_time_window": 30_000,
+    "global_iteration_time_window": 60_000,
+    "client_epoch_num": 1,
+    "client_batch_size": 32,
+    "client_learning_rate": 0.01,
+    "upload_sparse_rate": 0.4,
+}
+"""The settings of the job, as far as its records need them; plans are set apart."""
 
 START_S = 1_000_000.0
 LEASE_MS = 3_000
@@ -288,7 +303,7 @@ class World:
         values = self.rng.normal(size=self.layout.size).astype(np.float32)
         self.model = Model(self.layout, values)
         self.first = RoundRef("run-1", 1)
-        job = JobRecord("run-1", rounds_total, "{}", self.layout.to_json())
+        job = JobRecord("run-1", rounds_total, json.dumps(SETTINGS), self.layout.to_json())
         scales = exponents(self.model, self.plan.cohort_size)
         record = ModelRecord(0, "model-0", values.nbytes, self.model.digest, scales)
         await self.blob_store.put("model-0", values.data, None)

@@ -20,9 +20,11 @@ from fl_cluster.store.memory import MemoryJobStore, MemoryRoundStore
 from fl_cluster.store.ports import (
     ClaimRequest,
     JobRecord,
+    Metrics,
     ModelRecord,
     Offer,
     Outcome,
+    Pushed,
     ReportBatch,
     Successor,
     UpdateRecord,
@@ -79,8 +81,8 @@ class Stage:
     async def ref(self) -> RoundRef:
         return (await self.rounds.load()).phase.ref
 
-    async def open(self, number: int = 7) -> Stage:
-        assert await self.jobs.open(JOB, RoundRef("run-1", number), PLAN, MODEL)
+    async def open(self, number: int = 7, plan: RoundPlan = PLAN) -> Stage:
+        assert await self.jobs.open(JOB, RoundRef("run-1", number), plan, MODEL)
         return self
 
     async def join(self, *devices: str, at: int = 0) -> Stage:
@@ -478,6 +480,79 @@ class TestEnding:
         assert found.then == "the next round opens with the old weights"
 
 
+WORKER = replace(a_server(8), id="worker", role=Role.WORKER, http_address="")
+
+
+class TestRetraining:
+    @pytest.fixture
+    async def stage(self) -> Stage:
+        """The mean of round 7 was handed over to the worker after 6 s."""
+        stage = await Stage().open(plan=replace(PLAN, is_hybrid=True))
+        await aggregating(stage)
+        await stage.lease(at=5_500)
+        verdict = await stage.rounds.hand_over(
+            await stage.ref(), "server-1", replace(MODEL, blob="mean"), Millis(T0 + 6_000)
+        )
+        assert verdict is Verdict.ACCEPTED
+        return stage
+
+    async def test_a_mean_that_is_formed_is_for_the_worker(self):
+        stage = await Stage().open(plan=replace(PLAN, is_hybrid=True))
+        await aggregating(stage)
+        await stage.lease(at=5_500)
+
+        found = await stage.ask(at=6_000)
+
+        assert found.cause is Cause.AGGREGATING
+        assert found.then.startswith("the mean is handed over to the worker")
+
+    async def test_a_worker_has_time_until_the_round_s_window_ends(self, stage):
+        members = [a_server(), WORKER]
+        found = await stage.ask(at=7_000, members=members)
+
+        assert found.cause is Cause.WAITING_FOR_WORKER
+        assert found.sentence == (
+            "Round 7 of 25 waits for its worker, which has handed in nothing yet."
+        )
+        assert (found.since, found.until) == (T0 + 6_000, T0 + 60_000)
+        assert found.then.startswith("the round is abandoned (global_iteration_time_window")
+        assert found.change.endswith("global_iteration_time_window=120000")
+        assert found.notes == ()
+
+    async def test_a_worker_that_is_not_there_is_to_be_started(self, stage):
+        found = await stage.ask(at=7_000)
+
+        assert (found.change, found.notes) == ("start the worker", ("no worker is registered",))
+
+    async def test_a_worker_may_owe_its_metrics_only(self, stage):
+        pushed = Pushed(replace(MODEL, blob="pushed"), is_fit=True)
+        await stage.rounds.push(await stage.ref(), pushed, Millis(T0 + 7_000))
+
+        found = await stage.ask(at=8_000)
+
+        assert "handed in its weights and not its metrics" in found.sentence
+
+    async def test_a_worker_that_is_too_late_is_noticed(self, stage):
+        found = await stage.ask(at=60_001 + OVERDUE_MS)
+
+        assert found.cause is Cause.WINDOW_OVER
+
+    async def test_what_a_worker_is_done_with_is_recorded(self, stage):
+        await stage.rounds.conclude(await stage.ref(), Metrics(0.5, 0.9), Millis(T0 + 9_000))
+        idle = await stage.ask(at=9_500)
+        await stage.lease(at=9_500)
+
+        found = await stage.ask(at=9_600)
+
+        assert idle.cause is Cause.AGGREGATION_TO_BEGIN
+        assert idle.sentence == (
+            "The worker is done with round 7; no server has begun to record it."
+        )
+        assert found.cause is Cause.RECORDING
+        assert found.sentence == "The worker is done with round 7; server server-1 records it."
+        assert found.then == "the next round opens with the new weights"
+
+
 def test_every_cause_that_is_not_the_store_s_is_staged_here():
     """What the store's own trouble is called is tested against the store."""
     staged = {
@@ -491,6 +566,7 @@ def test_every_cause_that_is_not_the_store_s_is_staged_here():
         Cause.WAITING_FOR_DEVICES,
         Cause.WAITING_FOR_UPDATES,
         Cause.WAITING_FOR_COMMIT,
+        Cause.WAITING_FOR_WORKER,
         Cause.WINDOW_OVER,
         Cause.AGGREGATION_TO_BEGIN,
         Cause.AGGREGATING,

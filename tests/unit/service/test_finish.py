@@ -222,6 +222,47 @@ class TestSuccessor:
         assert member.view.snapshot.ref == RoundRef("run-3", 1)
         assert member.view.base.model.values.tobytes() == met.expected(*DEVICES)
 
+    @pytest.mark.parametrize(
+        ("ends", "is_success"), [((), True), (("abort",), False), (("commit",), True)]
+    )
+    async def test_a_round_that_is_cut_off_tells_how_the_last_one_ended(
+        self, job, ends, is_success
+    ):
+        member = await job.member("a")
+        for end in ends:
+            await job.admit(*DEVICES)
+            if end == "abort":
+                await job.round_store.abort(member.view.snapshot.ref, Reason.REPORT_WINDOW)
+            else:
+                for device in DEVICES:
+                    await member.collector.collect(job.arrival(device))
+            assert await member.finish()
+        await job.round_store.restart(self.run(job, "run-2"))
+
+        assert await member.finish()
+
+        ended = member.recorder.ended[-1]
+        assert (ended.ref.number, ended.reason) == (len(ends) + 1, Reason.JOB_RESTARTED)
+        assert (ended.is_success, ended.job_state) == (is_success, "running")
+        assert not ended.is_event
+
+    async def test_a_run_that_is_begun_after_the_last_round_tells_that_the_job_was_finished(
+        self, job
+    ):
+        job.job_store.record = replace(job.job_store.record, rounds_total=1)
+        member = await job.member("a")
+        await job.admit(*DEVICES)
+        for device in DEVICES:
+            await member.collector.collect(job.arrival(device))
+        assert await member.finish()
+        assert member.view.snapshot.is_closed
+        await job.round_store.restart(self.run(job, "run-2"))
+
+        assert await member.finish()
+
+        ended = member.recorder.ended[-1]
+        assert (ended.ref.number, ended.job_state, ended.is_success) == (2, "finished", True)
+
 
 class TestLease:
     """One member at a time, and another when it is gone."""

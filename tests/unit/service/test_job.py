@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -123,15 +124,7 @@ async def test_a_later_member_joins_with_the_jobs_model_and_settings(empty, capl
     assert len(empty.blobs.names()) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("enable_ssl", True),
-        ("pki_verify", True),
-        ("encrypt_type", "PW_ENCRYPT"),
-        ("aggregation_type", "Scaffold"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), [("enable_ssl", True), ("pki_verify", True)])
 async def test_a_setting_that_must_agree_and_does_not_is_named(empty, name, value):
     await open_job(empty.stores()[0], parameters(), starting_point(), "run-1")
 
@@ -142,6 +135,29 @@ async def test_a_setting_that_must_agree_and_does_not_is_named(empty, name, valu
         f"Sync hyper params with distributed cache failed: {name} is {value} here"
         f" and {VALUES[name]} for the servers that run already; make the files agree"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("encrypt_type", "PW_ENCRYPT"), ("aggregation_type", "Scaffold")]
+)
+async def test_whatever_else_differs_is_the_running_jobs(empty, caplog, name, value):
+    await open_job(empty.stores()[0], parameters(), starting_point(), "run-1")
+
+    job = await open_job(empty.stores()[0], parameters(**{name: value}), starting_point(), "run-2")
+
+    assert SharedParameters.parse(job.hyper_parameters) == parameters()
+    assert f"{name}: this server's file says {value}, the job runs with {VALUES[name]}" in (
+        caplog.text
+    )
+
+
+async def test_settings_that_nobody_can_read_are_named(empty):
+    await open_job(empty.stores()[0], parameters(), starting_point(), "run-1")
+    kept = empty.jobs.record
+    empty.jobs.record = replace(kept, hyper_parameters='{"fl_iteration_num":1}')
+
+    with pytest.raises(StartupError, match=r"^Sync hyper params with distributed cache failed: "):
+        await open_job(empty.stores()[0], parameters(), starting_point(), "run-2")
 
 
 @pytest.mark.parametrize(

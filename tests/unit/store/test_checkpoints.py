@@ -244,3 +244,28 @@ def test_nothing_is_lost_when_a_checkpoint_cannot_be_written(
         folder.write(4, weights(4), after(4))
 
     assert before == names(folder)
+
+
+def test_a_folder_that_is_not_to_be_made_is_used_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "fl_ckpt", "lenet", UTC, is_made=False)
+
+    folder.prepare()
+
+    assert not folder.is_used
+    assert not (tmp_path / "fl_ckpt").exists()
+    (tmp_path / "fl_ckpt").mkdir()
+    assert folder.is_used
+    folder.write(2, weights(2), START)
+    assert [info.number for info in folder.files()] == [2]
+
+
+def test_a_file_in_the_place_of_a_folder_that_is_not_to_be_made_is_no_folder(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "fl_ckpt").write_text("mine", "utf-8")
+    folder = CheckpointFolder(tmp_path / "fl_ckpt", "lenet", UTC, is_made=False)
+
+    folder.prepare()
+
+    assert folder.newest() is None
+    assert not folder.is_used

@@ -120,6 +120,18 @@ def test_secrets_are_blotted_out(stream, log_format):
     assert "redis://***@h:1" in stream.getvalue()
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_tokens_are_blotted_out(stream, log_format):
+    configure("INFO", log_format, stream)
+
+    LOG.info("got flt_0123456789abcdef and Authorization: Bearer made-up-by-hand-7, not flt_")
+    event(LOG, logging.INFO, "got", header="bearer another-made-up")
+
+    assert "0123456789abcdef" not in stream.getvalue()
+    assert "made-up" not in stream.getvalue()
+    assert "not flt_" in stream.getvalue()
+
+
 def test_a_line_break_from_a_device_cannot_fake_a_line(stream):
     configure("INFO", "text", stream)
     fake = "c1\n2026-01-01 00:00:00.000 INFO fl_cluster[1] x: fake"

@@ -20,7 +20,15 @@ local function collecting(round)
 end
 
 local function ending(round)
-  return round.phase == 'aggregating' or round.phase == 'abandoning'
+  return round.phase == 'aggregating' or round.phase == 'concluding' or round.phase == 'abandoning'
+end
+
+-- Whether the mean is for a worker to retrain.
+local function hybrid(round) return round.is_hybrid == '1' end
+
+-- Whether members alone can bring the round to its end.
+local function finishable(round)
+  return ending(round) and not (round.phase == 'aggregating' and hybrid(round))
 end
 
 -- Why the round has run out of time, or nil.  The instant of a deadline is already too late.
@@ -28,7 +36,8 @@ local function overdue(round, now)
   if round.phase == 'selecting' and now >= round.opened_at + round.select_window_ms then
     return 'select_window'
   end
-  if round.first_report_at ~= '' and now >= round.first_report_at + round.report_window_ms then
+  local reported_at = collecting(round) and round.first_report_at or ''
+  if reported_at ~= '' and now >= reported_at + round.report_window_ms then
     return 'report_window'
   end
   if now >= round.opened_at + round.round_window_ms then return 'round_window' end

@@ -8,6 +8,6 @@ if not round.ref then return word('moved_on') end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], unpack(ARGV, 4))
 redis.call('HSET', KEYS[1], 'successor', ARGV[3], 'is_disabled', '0')
-if not ending(round) then give_up(KEYS[1], 'job_restarted', clock(ARGV[1])) end
+if not finishable(round) then give_up(KEYS[1], 'job_restarted', clock(ARGV[1])) end
 redis.call('PUBLISH', ARGV[2], 'restart')
 return word('accepted')

@@ -1,0 +1,102 @@
+"""One masked round in memory: seconds of processor time and bytes, per device and for the server.
+
+Reports, gates nothing.  No sockets and no store: what is measured is cryptography and masks.
+Bytes are those of keys, sealed shares, tags, shares, list and masked terms, without framing.
+`--full` makes everybody everybody's neighbour, for comparison with the neighbour graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fl_cluster.privacy.draws import SystemStream
+from fl_cluster.privacy.ring.degrees import Assumptions
+from fl_cluster.privacy.ring.device import RingDevice
+from fl_cluster.privacy.ring.messages import Reveal, RingRound
+from fl_cluster.privacy.ring.server import Roster, Unmasking
+
+NEVER = 10_000
+SHARE_BYTES = 33
+
+
+@dataclass
+class Meter:
+    """Processor seconds by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: str, since: float) -> None:
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.process_time() - since
+
+
+def play(ring: RingRound, count: int, gone: int) -> None:
+    devices, server = Meter(), Meter()
+    since = time.process_time()
+    members = {f"device-{i}": RingDevice(ring, f"device-{i}", SystemStream()) for i in range(count)}
+    devices.add("offer", since)
+    since = time.process_time()
+    roster = Roster(ring, [member.offer for member in members.values()])
+    views = {name: roster.view(name) for name in members}
+    server.add("roster", since)
+    since = time.process_time()
+    sharings = {roster.index(name): member.share(views[name]) for name, member in members.items()}
+    devices.add("share", since)
+    left = set(random.Random(1).sample(list(members), gone))
+    staying = [name for name in members if name not in left]
+    terms = np.random.default_rng(1).integers(-(2**40), 2**40, ring.element_count)
+    masked = np.zeros(ring.element_count, np.int64)
+    for name in staying:
+        delivery = roster.deliver(name, sharings)
+        since = time.process_time()
+        masked += members[name].report(delivery, terms)
+        devices.add("report", since)
+    counted = frozenset(map(roster.index, staying))
+    since = time.process_time()
+    confirmations = {roster.index(name): members[name].confirm(counted) for name in staying}
+    reveals: dict[int, Reveal] = {}
+    for name in staying:
+        tags = roster.tags_for(name, confirmations)
+        reveals[roster.index(name)] = members[name].reveal(tags)
+    devices.add("confirm and reveal", since)
+    since = time.process_time()
+    commitments = {index: sharing.commitment for index, sharing in sharings.items()}
+    Unmasking(roster, commitments, counted).apply(masked, reveals)
+    server.add("unmask", since)
+    if masked.tobytes() != (len(staying) * terms).tobytes():
+        raise SystemExit("the unmasked sum is not the plain sum")
+    report(roster, devices, server, count)
+
+
+def report(roster: Roster, devices: Meter, server: Meter, count: int) -> None:
+    degree = roster.leaves.degree
+    print(f"{count} devices, {degree.neighbours} neighbours, {degree.needed} needed")
+    for step, seconds in devices.seconds.items():
+        print(f"  device: {step:<20} {1e3 * seconds / count:>10.2f} ms")
+    for step, seconds in server.seconds.items():
+        print(f"  server: {step:<20} {1e3 * seconds:>10.0f} ms")
+    sealed = 12 + 2 * SHARE_BYTES + 16  # nonce, two shares, tag
+    up = 64 + degree.neighbours * (sealed + 16 + SHARE_BYTES) + 32
+    down = 32 * count + degree.neighbours * (64 + sealed + 16) + count // 4
+    print(f"  bytes beside the terms: {up:,} up, {down:,} down")
+    print(f"  masked terms: {8 * roster.leaves.ring.element_count:,} up")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--devices", type=int, default=1_000)
+    parser.add_argument("--elements", type=int, default=100_000)
+    parser.add_argument("--gone", type=float, default=0.05, help="share that leaves after sharing")
+    parser.add_argument("--full", action="store_true", help="no graph: everybody with everybody")
+    options = parser.parse_args()
+    bounds = Assumptions(safety_bits=NEVER) if options.full else Assumptions()
+    ring = RingRound("bench", 1, 1, options.elements, 3, bounds)
+    play(ring, options.devices, int(options.devices * options.gone))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`fl-cluster migrate check FILE`: what a file written for the original means here, key by key.
+
+Only the file counts: neither the environment nor the command line is laid over it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from fl_cluster.config.compatibility import Finding, Judgement, Standing, judge
+from fl_cluster.config.problems import render_problems
+from fl_cluster.config.schema import Role
+from fl_cluster.errors import ConfigError, ExitCode
+
+HEADINGS = {
+    Standing.REFUSED: "refused, as nothing can be run like this",
+    Standing.MISSING: "not supported yet",
+    Standing.IGNORED: "ignored, as no such key is known here or there",
+    Standing.DIFFERENT: "supported, and different",
+    Standing.UNUSED: "without effect, here as there",
+    Standing.NEW: "new: the original passes it over",
+    Standing.SUPPORTED: "supported",
+}
+"""In the order in which they are shown."""
+
+
+def check(file: str, role: str, form: str) -> int:
+    """Say what becomes of the file.
+
+    0 when a job can run with it, 1 when it asks for what is not there yet, 2 when it is refused.
+    """
+    try:
+        judgement = judge(file, Role(role))
+    except ConfigError as exc:
+        sys.stderr.write(render_problems(exc))
+        return ExitCode.CONFIGURATION
+    shown = json.dumps(_as_data(judgement), indent=2) if form == "json" else _as_text(judgement)
+    sys.stdout.write(f"{shown}\n")
+    return _exit_code(judgement)
+
+
+def _exit_code(judgement: Judgement) -> ExitCode:
+    if judgement.worst is Standing.REFUSED:
+        return ExitCode.CONFIGURATION
+    return ExitCode.REFUSED if judgement.worst is Standing.MISSING else ExitCode.DONE
+
+
+def _as_data(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "file": judgement.file,
+        "runs": _exit_code(judgement) is ExitCode.DONE,
+        "problems": list(judgement.problems),
+        "keys": [
+            {
+                "key": each.key,
+                "line": each.line,
+                "value": each.value,
+                "standing": each.standing.value,
+                "why": each.why,
+            }
+            for each in judgement.findings
+        ],
+    }
+
+
+def _as_text(judgement: Judgement) -> str:
+    lines = [_summary(judgement)]
+    for problem in judgement.problems:
+        lines += ["", problem]
+    for standing, heading in HEADINGS.items():
+        findings = judgement.of(standing)
+        if findings:
+            lines += ["", f"{heading}:"]
+            lines += _rows(findings)
+    return "\n".join(lines)
+
+
+def _summary(judgement: Judgement) -> str:
+    counts = Counter(each.standing for each in judgement.findings)
+    verdict = {
+        ExitCode.DONE: "a job can run with this file as it is",
+        ExitCode.REFUSED: "this file asks for what is not supported yet",
+        ExitCode.CONFIGURATION: "this file is refused",
+    }[_exit_code(judgement)]
+    parts = [f"{counts[each]} {each}" for each in HEADINGS if counts[each]]
+    return f"{judgement.file}: {verdict} ({', '.join(parts)})"
+
+
+def _rows(findings: tuple[Finding, ...]) -> Iterator[str]:
+    width = max(len(str(each.line)) for each in findings)
+    for each in findings:
+        line = str(each.line or "").rjust(width)
+        value = f": {each.value}" if each.value else ""
+        yield f"  {line}  {each.key}{value}"
+        if each.standing is not Standing.NEW:
+            for sentence in each.why.splitlines():
+                yield f"  {'':{width}}    {sentence}"

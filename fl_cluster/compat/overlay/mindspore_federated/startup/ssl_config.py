@@ -1,0 +1,5 @@
+"""Passwords."""
+
+from fl_cluster.program.ssl_config import SSLConfig
+
+__all__ = ["SSLConfig"]

@@ -1,0 +1,17 @@
+"""Faults as programs meet them: RuntimeErrors, which survive a pipe between processes.
+
+This is the one place that translates.  A fault's first sentence begins with the words that
+programs have always matched, wherever there are such; its own sentence follows.
+"""
+
+from __future__ import annotations
+
+from fl_cluster.errors import find_fault
+
+
+def as_runtime_error(exc: BaseException) -> RuntimeError:
+    """The RuntimeError to raise for what ended a job; of a bug it says that it is one."""
+    fault = find_fault(exc)
+    if fault is None:
+        return RuntimeError(f"a bug ended this job: {type(exc).__name__}: {exc}")
+    return RuntimeError(str(fault))

@@ -1,0 +1,213 @@
+"""A listening port that speaks TLS, and says in one sentence why somebody could not come in.
+
+Event loops keep failed handshakes to themselves, and drop the alert that would have told the
+other end; so connections are accepted here, with their address, and handed to the loop's TLS.
+Whoever speaks plain text is told so in HTTP, whoever is refused gets TLS's own alert.
+Invariants: a handshake ends within `HANDSHAKE_S`, whatever comes; connections that have not
+finished theirs are bounded; the log has one line per host and reason in a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from fl_cluster.security.tls_trouble import NOT_TLS, explain_incoming
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_S = 10.0
+SHUTDOWN_S = 1.0
+BACKLOG = 1024
+ACCEPTED_AT_ONCE = 256
+RESPITE_S = 1.0
+"""How long no connection is accepted after the process ran out of descriptors."""
+
+SAID_AGAIN_S = 60.0
+REMEMBERED = 1024
+
+PLAIN_TEXT = b"This port speaks TLS: use https://\n"
+ANSWER_TO_PLAIN_TEXT = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
+    b"Connection: close\r\n\r\n%s" % (len(PLAIN_TEXT), PLAIN_TEXT)
+)
+
+Tell = Callable[[ssl.SSLError], None]
+
+_on_failure: ContextVar[Tell] = ContextVar("on_failure")
+"""Who hears of the failure of the handshake that the current task began."""
+
+
+class _Handshake(ssl.SSLObject):
+    """A connection's TLS that lets its last words leave before it fails."""
+
+    _failure: ssl.SSLError | None = None
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> Any:
+        # The standard library's own constructor; there is no public one.
+        made = super()._create(incoming, outgoing, **options)  # type: ignore[misc]
+        made._incoming, made._outgoing = incoming, outgoing  # noqa: SLF001 - of this class
+        return made
+
+    def do_handshake(self) -> None:
+        """Go on with it; after a failure, wait for the other end to take notice."""
+        if self._failure is not None:
+            self._incoming.read()
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "waiting for the other end")
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as exc:
+            self._failure = exc
+            if exc.reason in NOT_TLS:
+                self._outgoing.read()
+                self._outgoing.write(ANSWER_TO_PLAIN_TEXT)
+            tell = _on_failure.get(None)
+            if tell is not None:
+                tell(exc)
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "failed") from exc
+
+    _incoming: ssl.MemoryBIO
+    _outgoing: ssl.MemoryBIO
+
+
+class Complaints:
+    """Logs why connections failed, each host's reason once in a while."""
+
+    def __init__(self, port_name: str) -> None:
+        self._port_name = port_name
+        self._said: dict[tuple[str, str], float] = {}
+
+    def add(self, host: str, reason: str) -> None:
+        """Say it, unless that was done within the last minute."""
+        now, key = time.monotonic(), (host, reason)
+        if now - self._said.get(key, -SAID_AGAIN_S) < SAID_AGAIN_S:
+            return
+        self._said.pop(key, None)
+        if len(self._said) >= REMEMBERED:
+            del self._said[next(iter(self._said))]
+        self._said[key] = now
+        logger.warning("%s: refused a connection from %s: %s", self._port_name, host, reason)
+
+
+class TlsDoor:
+    """Accepts connections until it is closed."""
+
+    def __init__(
+        self,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        context: ssl.SSLContext,
+        *,
+        most_handshakes: int,
+    ) -> None:
+        context.sslobject_class = _Handshake
+        self._make_protocol = make_protocol
+        self._context = context
+        self._most_handshakes = most_handshakes
+        self._entering: set[asyncio.Task[None]] = set()
+        self._complaints = Complaints("TLS")
+        self.sockets: Sequence[socket.socket] = ()
+        """Those that listen."""
+
+    @classmethod
+    async def open(
+        cls,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        place: tuple[str, int],
+        context: ssl.SSLContext,
+        *,
+        most_handshakes: int = 1_000,
+    ) -> TlsDoor:
+        """Listen at host and port (0 picks one); an OSError says why that is not possible."""
+        door = cls(make_protocol, context, most_handshakes=most_handshakes)
+        door.sockets = await _listening(*place)
+        host, port = door.sockets[0].getsockname()[:2]
+        door._complaints = Complaints(f"TLS on {host}:{port}")
+        for each in door.sockets:
+            door._watch(each)
+        return door
+
+    def _watch(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                self._pause(listening, exc)
+                return
+            accepted.setblocking(False)
+            if len(self._entering) >= self._most_handshakes:
+                accepted.close()
+                continue
+            task = asyncio.create_task(self._let_in(accepted, str(address[0])))
+            self._entering.add(task)
+            task.add_done_callback(self._entering.discard)
+
+    def _pause(self, listening: socket.socket, fault: OSError) -> None:
+        if fault.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            raise fault
+        logger.error("no connection is accepted for %g s: %s", RESPITE_S, fault.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(RESPITE_S, self._watch, listening)
+
+    async def _let_in(self, accepted: socket.socket, host: str) -> None:
+        _on_failure.set(lambda exc: self._complaints.add(host, explain_incoming(exc)))
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                self._make_protocol,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        except (OSError, asyncio.CancelledError) as exc:
+            # What TLS minded has been said; the rest are peers that went away or said nothing.
+            logger.debug("nobody came in from %s: %s", host, exc)
+            accepted.close()
+
+    def close(self) -> None:
+        """Accept nothing more; handshakes under way are given up."""
+        loop = asyncio.get_running_loop()
+        for each in self.sockets:
+            loop.remove_reader(each)
+            each.close()
+        for task in self._entering:
+            task.cancel()
+
+
+async def _listening(host: str, port: int) -> list[socket.socket]:
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    opened: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, place in dict.fromkeys(found):
+            made = socket.socket(family, kind, protocol)
+            opened.append(made)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind(place)
+            made.listen(BACKLOG)
+            made.setblocking(False)
+    except OSError:
+        for made in opened:
+            made.close()
+        raise
+    return opened
