@@ -1,27 +1,27 @@
 """Invariant: any bytes are a message that encodes and decodes to itself, or a PeerProtocolError.
 
-Memory stays within a hundred times the input, and nothing else ever comes out.  Usage:
-python fuzz/packed.py [--seconds N] [--seed N].  Mutates messages of every class and captured
-ones; a finding is kept beside this file and ends the run with exit code 1.
+Memory stays within a hundred times the input, and nothing else ever comes out.  An input is
+the name of a class, a zero byte, and the body.  `engine.campaign` has the command line.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
 import sys
-import time
-import tracemalloc
-from pathlib import Path
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from engine.campaign import main
+from engine.target import GOLDEN, Broken, Target, are_same, within
+from flat import captured_class
 
 from fl_cluster.errors import PeerProtocolError
-from fl_cluster.wire import packed
+from fl_cluster.wire import flat, packed
 from fl_cluster.wire.messages import SCHEMA
 
-CLASSES = list(SCHEMA)
+CLASSES = {cls.__name__: cls for cls in SCHEMA}
+NAMES = sorted(CLASSES)
 SAMPLES: dict[str, Any] = {
     "bool": True,
     "enum": 1,
@@ -42,8 +42,10 @@ PIECES += [
     b"\xdf\xff\xff\xff\xff",
     b"\xc6\xff\xff\xff\xff",
     b"\xdc\xff\xff",
+    b"\x91" * 40,
+    b"\x80" * 40,
 ]
-PIECES += [b"\xa4data", b"\xabfeature_map", b"\xa5shape", b"\x91" * 600, b"\x80" * 100]
+FIELDS = sorted({field.name for fields in SCHEMA.values() for field in fields})
 MEMORY_TIMES, MEMORY_MORE = 100, 50_000
 
 
@@ -59,74 +61,43 @@ def a_full(cls: type[Any]) -> Any:
     return cls(*held)
 
 
-def mutated(rng: random.Random, data: bytearray, others: list[bytes]) -> bytes:
-    """The body with a few changes: bits, bytes, pieces, cuts, copies."""
-    for _ in range(rng.randint(1, 5)):
-        at = rng.randrange(len(data)) if data else 0
-        length = rng.choice((0, 1, 1, 2, 5, 40))
-        match rng.randrange(6):
-            case 0 if data:
-                data[at] ^= 1 << rng.randrange(8)
-            case 1:
-                data[at : at + length] = rng.randbytes(length)
-            case 2 | 3:
-                data[at : at + length] = rng.choice(PIECES)
-            case 4:
-                data[at:at] = data[at : at + length] * rng.randint(1, 50)
-            case _:
-                other = rng.choice(others)
-                data[at:] = other[rng.randrange(len(other)) :]
-    return bytes(data)
+def seeds() -> Iterator[bytes]:
+    """Every captured message in this encoding, and a full message of each class."""
+    for path in sorted(GOLDEN.glob("*.bin")):
+        name = captured_class(path.stem)
+        yield name.encode() + b"\0" + packed.encode(flat.decode(CLASSES[name], path.read_bytes()))
+    for name, cls in CLASSES.items():
+        yield name.encode() + b"\0" + packed.encode(a_full(cls))
 
 
-def are_same(left: Any, right: Any) -> bool:
-    if isinstance(left, np.ndarray):
-        return isinstance(right, np.ndarray) and left.tobytes() == right.tobytes()
-    if isinstance(left, tuple):
-        return type(left) is type(right) and all(map(are_same, left, right))
-    return bool(left == right) or (left != left and right != right)  # noqa: PLR0124 - NaN
-
-
-def complaint(cls: type[Any], data: bytes) -> str | None:
-    """What broke the invariant; None when it holds."""
-    tracemalloc.clear_traces()
+def decoded(cls: type[Any], body: bytes) -> Any:
+    """The message; None when it is refused."""
     try:
-        message = packed.decode(cls, data)
+        return packed.decode(cls, body)
     except PeerProtocolError:
-        message = None
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the finding
-        return f"{type(exc).__name__}: {exc}"
-    peak = tracemalloc.get_traced_memory()[1]
-    if peak > MEMORY_TIMES * len(data) + MEMORY_MORE:
-        return f"took {peak} bytes of memory for {len(data)}"
+        return None
+
+
+def check(data: bytes) -> None:
+    name, _, body = data.partition(b"\0")
+    cls = CLASSES.get(name.decode("latin-1"))
+    if cls is None:
+        cls = CLASSES[NAMES[zlib.crc32(name) % len(NAMES)]]
+    message = within(MEMORY_TIMES * len(body) + MEMORY_MORE, lambda: decoded(cls, body))
     if message is not None and not are_same(message, packed.decode(cls, packed.encode(message))):
-        return f"does not come back as it went: {message!r}"
-    return None
+        raise Broken(f"does not come back as it went: {message!r}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    options = parser.parse_args()
-    rng = random.Random(options.seed)
-    corpus = {cls: packed.encode(a_full(cls)) for cls in CLASSES}
-    others = list(corpus.values())
-    runs = 0
-    tracemalloc.start()
-    end = time.monotonic() + options.seconds
-    while time.monotonic() < end:
-        cls = rng.choice(CLASSES)
-        data = mutated(rng, bytearray(corpus[cls]), others)
-        runs += 1
-        if found := complaint(cls, data):
-            kept = Path(__file__).with_name(f"finding-{options.seed}.{cls.__name__}")
-            kept.write_bytes(data)
-            print(f"seed {options.seed}, run {runs}, as {cls.__name__}: {found}\nkept as {kept}")
-            return 1
-    print(f"packed: {runs:,} inputs, seed {options.seed}: the invariant held")
-    return 0
-
+TARGET = Target(
+    name="packed",
+    check=check,
+    seeds=seeds,
+    dictionary=(
+        *(f"{name}\0".encode() for name in NAMES),
+        *(bytes([0xA0 + len(name)]) + name.encode() for name in FIELDS if len(name) < 32),
+        *PIECES,
+    ),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(TARGET))

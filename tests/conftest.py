@@ -116,11 +116,18 @@ def wait_until() -> Callable[..., None]:
     return poll_until
 
 
+def _major(program: str) -> int:
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(told.partition("v=")[2].partition(".")[0])
+
+
 class RedisProcess:
     """One redis-server on a free port of 127.0.0.1, in a folder of its own."""
 
-    def __init__(self, program: str, *options: str) -> None:
-        self._command = [program, *options]
+    def __init__(self, program: str, *options: str, has_debug: bool = False) -> None:
+        """`has_debug` allows its DEBUG command, which versions before 7 always do."""
+        allowed = ["--enable-debug-command", "yes"] if has_debug and _major(program) >= 7 else []
+        self._command = [program, *options, *allowed]
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="fl-redis-"))
         self.port = pick_free_port()
@@ -198,8 +205,8 @@ def start_redis(redis_program: str) -> Iterator[Callable[..., RedisProcess]]:
     """Starts a Redis with the given options; it is gone after the test."""
     started: list[RedisProcess] = []
 
-    def start(*options: str) -> RedisProcess:
-        started.append(RedisProcess(redis_program, *options))
+    def start(*options: str, has_debug: bool = False) -> RedisProcess:
+        started.append(RedisProcess(redis_program, *options, has_debug=has_debug))
         return started[-1]
 
     yield start

@@ -20,7 +20,7 @@ AOF = ("--appendonly", "yes", "--appendfsync")
     ("options", "level", "words"),
     [
         (("--save", ""), Level.NONE, "keeps nothing when it ends"),
-        (("--save", "60 1"), Level.NONE, "since the last one die with it"),
+        (("--save", "60", "1"), Level.NONE, "since the last one die with it"),
         ((*AOF, "no"), Level.NONE, "appendfsync no"),
         ((*AOF, "everysec"), Level.EVERYSEC, "up to one second"),
         ((*AOF, "always"), Level.ALWAYS, "no acknowledged update is lost"),

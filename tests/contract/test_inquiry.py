@@ -187,7 +187,7 @@ async def test_a_redis_without_memory_says_so(
 async def test_a_redis_that_cannot_save_has_trouble_with_its_disk(
     private_redis: Callable[..., RedisProcess], ask: Callable[..., Asked]
 ) -> None:
-    redis = private_redis("--save", "3600 1")
+    redis = private_redis("--save", "3600", "1")
     asked = ask(redis)
     await asked.begin()
     # A folder by the name of the snapshot file cannot be replaced by it, not even by root.
@@ -200,13 +200,13 @@ async def test_a_redis_that_cannot_save_has_trouble_with_its_disk(
 async def test_a_redis_that_reads_its_data_is_loading(
     private_redis: Callable[..., RedisProcess], ask: Callable[..., Asked]
 ) -> None:
-    redis = private_redis("--enable-debug-command", "yes", "--key-load-delay", "20000")
+    redis = private_redis("--key-load-delay", "20000", has_debug=True)
     asked = ask(redis)
     await asked.begin()
     fill = ask(redis)
     for number in range(60):
-        await fill.connection.command("SET", f"filler {number}", "x" * 4096)
-    await asked.connection.command("CONFIG", "SET", "loading-process-events-interval-bytes", "1024")
+        # Redis answers every 2 MB that it has read; what cannot be packed makes that often.
+        await fill.connection.command("SET", f"filler {number}", os.urandom(256 * 1024))
     reload = asyncio.create_task(fill.connection.command("DEBUG", "RELOAD"))
 
     causes = set()

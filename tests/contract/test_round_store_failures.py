@@ -24,9 +24,11 @@ from fl_cluster.rounds.phases import Reason, RoundRef, Selecting, Waiting
 from fl_cluster.store.ports import (
     ClaimRequest,
     JobRecord,
+    Metrics,
     ModelRecord,
     Offer,
     Outcome,
+    Pushed,
     ReportBatch,
     ReportOutcome,
     RoundStore,
@@ -79,6 +81,10 @@ CALLS: dict[str, Callable[[RoundStore], Awaitable[object]]] = {
     "receipt": lambda rounds: rounds.receipt(REF, "a"),
     "count_visits": lambda rounds: rounds.count_visits(REF, {"x": 1}),
     "visits": lambda rounds: rounds.visits(REF),
+    "hand_over": lambda rounds: rounds.hand_over(REF, "m1", MODEL),
+    "push": lambda rounds: rounds.push(REF, Pushed(MODEL, is_fit=True)),
+    "conclude": lambda rounds: rounds.conclude(REF, Metrics(0.5, 0.5)),
+    "evaluations": lambda rounds: rounds.evaluations("run-1"),
 }
 """Every method of the port."""
 
@@ -393,7 +399,7 @@ async def test_a_redis_busy_with_a_script_is_a_fault(
 async def test_a_redis_that_cannot_save_is_a_fault(
     private_redis: Start, connect: Connect, make_redis_stores: Make
 ) -> None:
-    redis = private_redis("--save", "3600 1")
+    redis = private_redis("--save", "3600", "1")
     connection = connect(redis)
     rounds = await a_round_with_a_claim(make_redis_stores(connection, JOB))
     # A folder by the name of the snapshot file cannot be replaced by it, not even by root.

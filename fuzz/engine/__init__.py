@@ -1,0 +1,1 @@
+"""What the fuzzers have in common: targets, their corpora, and runs under atheris."""
