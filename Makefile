@@ -34,7 +34,7 @@ store: $(READY) ## the stores against the model, on a real Redis
 	$(PYTEST) tests/contract
 
 cluster: $(READY) ## whole clusters as real processes
-	$(PYTEST) tests/cluster
+	$(PYTEST) tests/cluster tests/conformance
 
 chaos: $(READY) ## a cluster under faults: the short list, or MINUTES=30, or SEED=7
 	$(BIN)/python tests/chaos/run.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -55,13 +56,17 @@ class Bench:
     redis: Any
     http_port: int
     manage_port: int
+    authority: ssl.SSLContext | None = None
+    """What devices trust; None: there is no TLS."""
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.configure(rounds=5)
+        self.configure()
 
-    def configure(self, rounds: int) -> None:
-        text = CONFIG.format(redis=self.redis.address, rounds=rounds)
+    def configure(self, rounds: int = 5, more: str = "", *, is_encrypted: bool = False) -> None:
+        text = CONFIG.format(redis=self.redis.address, rounds=rounds) + more
+        if is_encrypted:
+            text = text.replace("enable_ssl: false", "enable_ssl: true")
         (self.folder / "job.yaml").write_text(text)
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -111,8 +116,9 @@ class Bench:
 
     def ask(self, path: str, request: Any, answer: type[Any]) -> Any:
         """The decoded answer; None while the server is not ready to give one."""
-        url = f"http://127.0.0.1:{self.http_port}/{path}"
-        with urllib.request.urlopen(url, flat.encode(request), timeout=10) as reply:
+        scheme = "http" if self.authority is None else "https"
+        url, body = f"{scheme}://127.0.0.1:{self.http_port}/{path}", flat.encode(request)
+        with urllib.request.urlopen(url, body, timeout=10, context=self.authority) as reply:
             body = reply.read()
         return None if body.startswith(b"The ") else flat.decode(answer, body)
 
@@ -338,6 +344,59 @@ def test_a_round_that_an_operator_ends_is_told_as_failed(bench: Bench, wait_unti
     assert first["features"]["w"][0] == [1, 2, 3]
     assert second["is_this_instance"]
     assert bench.tool("queryInstance")["result"]["start_fl_job_threshold"] == 1
+
+
+def test_control_variates_are_features_and_no_others_are_made_of_a_checkpoint(
+    bench: Bench, wait_until: Wait
+) -> None:
+    scaffold = "aggregation: {aggregation_type: Scaffold, total_client_num: 4}\n"
+    bench.configure(more=scaffold)
+    process = serve_until_started(bench, wait_until)
+    one_round(bench, wait_until, 1)
+    stop(process)
+    bench.redis.kill()
+    bench.redis.start()
+
+    serve_until_started(bench, wait_until)
+    said = bench.check_in("a")
+
+    features = bench.ended_rounds()[0]["features"]
+    assert features["control.w"][0] == [0, 0, 0]
+    assert set(features) == {"b", "w", "control.b", "control.w"}
+    assert (said.iteration, set(tensors(said))) == (2, set(features))
+
+
+SERVER_PASSWORD, CLIENT_PASSWORD = "server_password_12345", "client_password_12345"
+
+TLS = """
+ssl:
+  server_cert_path: server.p12
+  client_cert_path: client.p12
+  ca_cert_path: ca.crt
+  crl_path: ""
+  cipher_list: "{ciphers}"
+"""
+
+
+def pack(certificates: Any, name: str, password: str, folder: Path) -> None:
+    """A certificate as PKCS#12 under the password."""
+    key = load_pem_private_key(Path(certificates.path(f"{name}.key")).read_bytes(), None)
+    certificate = load_pem_x509_certificate(Path(certificates.path(f"{name}.crt")).read_bytes())
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    encryption = BestAvailableEncryption(password.encode())
+    packed = serialize_key_and_certificates(None, key, certificate, None, encryption)
+    (folder / f"{name}.p12").write_bytes(packed)
+    (folder / f"{name}.p12").chmod(0o600)
+
+
+@pytest.fixture
+def encrypted(bench: Bench, certificates: Any) -> Bench:
+    """With TLS between the servers and their devices; Redis has none."""
+    pack(certificates, "server", SERVER_PASSWORD, bench.folder)
+    pack(certificates, "client", CLIENT_PASSWORD, bench.folder)
+    (bench.folder / "ca.crt").write_bytes(Path(certificates.path("ca.crt")).read_bytes())
+    bench.authority = ssl.create_default_context(cafile=certificates.path("ca.crt"))
+    return bench
 
 
 def test_of_two_servers_one_is_told_of_each_round(

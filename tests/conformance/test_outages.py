@@ -90,10 +90,12 @@ def test_a_server_that_dies_and_comes_back_goes_on_with_the_round(
     cluster.kill("fl_cluster.app.cli server")
     cluster.start_servers()
 
-    # Who was admitted still is, and what was acknowledged is counted.
+    # Who was admitted still is, and what was acknowledged is counted.  A device whose answer
+    # the dead server may have kept to itself is told again.
     again = cluster.say("startFLJob", check_in("c1"))
-    assert again.reason == (
-        "Current amount for startFLJob has reached the threshold. Please startFLJob later."
+    assert again.reason in (
+        "success",
+        "Current amount for startFLJob has reached the threshold. Please startFLJob later.",
     )
     cluster.send("c2", tensors={"w000": [96.0] * 3, "w001": [96.0] * 2})
     assert cluster.model(1).tensors == {"w000": [2.0] * 3, "w001": [2.0] * 2}

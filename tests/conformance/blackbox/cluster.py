@@ -137,6 +137,8 @@ class Cluster:
 
     def start_servers(self) -> None:
         """Start the servers, again after they were killed."""
+        if not self.ports:
+            return
         self.script(
             "run_server.py",
             "--tcp_server_ip=127.0.0.1",
