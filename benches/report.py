@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-START = "<!-- the table below is written by benches/run.py --write-docs -->"
+START = "<!-- the table below is written by the program with --write-docs -->"
 END = "<!-- end of the table -->"
 TITLES = ("what", "measured", "budget", "C++ 0.1.0", "of which", "notes")
 

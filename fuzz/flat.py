@@ -106,9 +106,7 @@ def check(data: bytes) -> None:
     if cls is None:
         cls = CLASSES[NAMES[zlib.crc32(name) % len(NAMES)]]
     body = memoryview(b"\0" + sent)[1:] if is_shifted else sent
-    found = within(
-        MEMORY_TIMES * len(sent) + MEMORY_MORE, lambda: outcome(flat.decode, cls, body)
-    )
+    found = within(MEMORY_TIMES * len(sent) + MEMORY_MORE, lambda: outcome(flat.decode, cls, body))
     expected = outcome(REFERENCE, cls, body)
     if not are_same(expected, found):
         raise Broken(f"one says {found!r}, the other {expected!r}")

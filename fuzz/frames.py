@@ -67,9 +67,7 @@ def check(data: bytes) -> None:
     stream = data[1:]
     if data and data[0] & 1:
         stream = struct.pack(">2sBI", b"FL", 1, len(stream)) + stream
-    found, is_refused = within(
-        MEMORY_TIMES * len(stream) + MEMORY_MORE, lambda: read([stream])
-    )
+    found, is_refused = within(MEMORY_TIMES * len(stream) + MEMORY_MORE, lambda: read([stream]))
     rng = random.Random(zlib.crc32(data))
     places = sorted(rng.randint(0, len(stream)) for _ in range(rng.randint(1, MOST_CUTS)))
     pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
@@ -79,9 +77,7 @@ def check(data: bytes) -> None:
         raise Broken(f"does not come back as it went: {found!r}")
 
 
-TARGET = Target(
-    name="frames", check=check, seeds=seeds, dictionary=tuple(PIECES)
-)
+TARGET = Target(name="frames", check=check, seeds=seeds, dictionary=tuple(PIECES))
 
 if __name__ == "__main__":
     sys.exit(main(TARGET))

@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tokens", action="store_true", help="give each device a token, and keep others out"
     )
+    made.add_argument(
+        "--certs",
+        type=Path,
+        metavar="FOLDER",
+        help="encrypt every connection with what `fl-cluster certs init --host 127.0.0.1` made",
+    )
     return made
 
 
@@ -85,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             servers=options.servers,
             folder=options.folder,
             has_tokens=options.tokens,
+            certs=options.certs,
         )
     )
 

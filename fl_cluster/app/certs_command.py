@@ -173,7 +173,7 @@ class Folder:
         """The certificate of that name."""
         try:
             return x509.load_pem_x509_certificate(self.read(name, "crt"))
-        except ValueError as exc:
+        except (ValueError, x509.InvalidVersion) as exc:
             raise StartupError(f"{self.file(name, 'crt')}: expected a certificate") from exc
 
     def authority(self) -> Authority:
@@ -244,18 +244,22 @@ def _fingerprint(authority: Authority) -> str:
     return authority.certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def _section(folder: Folder) -> str:
-    """What a configuration says to use these files."""
-    paths = {
-        "server_cert_path": folder.file("server", "crt"),
-        "server_key_path": folder.file("server", "key"),
-        "client_cert_path": folder.file("client", "crt"),
-        "client_key_path": folder.file("client", "key"),
-        "ca_cert_path": folder.file(AUTHORITY, "crt"),
-        "crl_path": folder.file(AUTHORITY, "crl"),
+def settings_of(path: Path) -> dict[str, str]:
+    """The keys of the section `ssl` by which a configuration uses the files of that folder."""
+    return {
+        "server_cert_path": f"{path}/server.crt",
+        "server_key_path": f"{path}/server.key",
+        "client_cert_path": f"{path}/client.crt",
+        "client_key_path": f"{path}/client.key",
+        "ca_cert_path": f"{path}/{AUTHORITY}.crt",
+        "crl_path": f"{path}/{AUTHORITY}.crl",
+        "cipher_list": CIPHERS,
     }
-    lines = [f'  {key}: "{path}"' for key, path in paths.items()]
-    return "\n".join(["enable_ssl: true", "ssl:", *lines, f'  cipher_list: "{CIPHERS}"'])
+
+
+def _section(folder: Folder) -> str:
+    lines = [f'  {key}: "{value}"' for key, value in settings_of(folder.path).items()]
+    return "\n".join(["enable_ssl: true", "ssl:", *lines])
 
 
 def _make(folder: Folder, name: str, hosts: Sequence[str], options: Options, tell: Tell) -> None:

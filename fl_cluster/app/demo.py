@@ -23,11 +23,19 @@ from numpy.typing import NDArray
 
 from fl_cluster.aggregate.model import Model
 from fl_cluster.app import demo_cluster, launch
+from fl_cluster.app.certs_command import settings_of
 from fl_cluster.app.demo_board import RoundBoard
 from fl_cluster.app.demo_cluster import DemoCluster
 from fl_cluster.app.survivors import no_survivors
 from fl_cluster.errors import FlClusterError
-from fl_cluster.sdk import FederatedDevice, JobResult, RoundPlan, TrainResult, open_session
+from fl_cluster.sdk import (
+    FederatedDevice,
+    JobResult,
+    RoundPlan,
+    TrainResult,
+    open_session,
+    tls_context,
+)
 from fl_cluster.security.tokens import new_token
 from fl_cluster.store.model_files import write_model
 
@@ -62,6 +70,8 @@ class Demo:
     """Where model, metrics and logs are left; those of the last time are replaced."""
     has_tokens: bool = False
     """Whether each device has a token, and nobody else can take part."""
+    certs: Path | None = None
+    """The folder of `fl-cluster certs init`: then every connection is encrypted."""
 
     @property
     def model_file(self) -> Path:
@@ -95,7 +105,8 @@ def _run(demo: Demo, work: Path, out: TextIO) -> None:
     tokens = [new_token() for _ in demo.devices] if demo.has_tokens else []
     urls = _start_cluster(demo, work, tokens, lambda line: _say(out, line))
     knowing = ", each with a token of its own" if tokens else ""
-    _say(out, f"{len(demo.devices)} devices train for {demo.rounds} rounds{knowing}")
+    hidden = ", over TLS" if demo.certs else ""
+    _say(out, f"{len(demo.devices)} devices train for {demo.rounds} rounds{knowing}{hidden}")
     board = RoundBoard(out, demo.rounds, len(demo.devices), demo.judge)
     trained_s = time.monotonic()
     [result, *_] = asyncio.run(_train(demo, urls, tokens, board))
@@ -130,7 +141,15 @@ def _token_settings(demo: Demo, work: Path, tokens: Sequence[str]) -> dict[str, 
     file.touch(mode=0o600)
     lines = (f"{token} {device.id}\n" for token, device in zip(tokens, demo.devices, strict=True))
     file.write_text("".join(lines))
-    return {"cluster.token_file": str(file), "cluster.allow_tokens_over_http": "true"}
+    in_the_clear = "false" if demo.certs else "true"
+    return {"cluster.token_file": str(file), "cluster.allow_tokens_over_http": in_the_clear}
+
+
+def _tls_settings(demo: Demo) -> dict[str, str]:
+    if demo.certs is None:
+        return {}
+    paths = settings_of(demo.certs.resolve())
+    return {"enable_ssl": "true", **{f"ssl.{name}": value for name, value in paths.items()}}
 
 
 def _start_cluster(demo: Demo, work: Path, tokens: Sequence[str], tell: launch.Tell) -> list[str]:
@@ -145,15 +164,18 @@ def _start_cluster(demo: Demo, work: Path, tokens: Sequence[str], tell: launch.T
             "fl_iteration_num": str(demo.rounds),
             "round.start_fl_job_threshold": str(len(demo.devices)),
             **_token_settings(demo, work, tokens),
+            **_tls_settings(demo),
         },
     )
     running = demo_cluster.start(cluster, tell)
-    return [f"http://{address}" for address in running.server_addresses]
+    scheme = "http" if demo.certs is None else "https"
+    return [f"{scheme}://{address}" for address in running.server_addresses]
 
 
 async def _train(
     demo: Demo, urls: Sequence[str], tokens: Sequence[str], board: RoundBoard
 ) -> list[JobResult]:
+    tls = tls_context(demo.certs / "ca.crt") if demo.certs else None
     async with open_session(devices=len(demo.devices)) as session:
         return await asyncio.gather(
             *(
@@ -168,7 +190,8 @@ async def _train(
                     session=session,
                     patience_s=30.0,
                     token=token,
-                    token_over_http=True,
+                    token_over_http=demo.certs is None,
+                    tls=tls,
                 ).run()
                 for device, token in zip(demo.devices, tokens or repeat(""), strict=False)
             )

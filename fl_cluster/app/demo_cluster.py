@@ -92,7 +92,9 @@ def start(cluster: DemoCluster, tell: launch.Tell) -> RunningCluster:
         )
         commands += launch.server_commands(options, servers, tell)
     scheduler, *started = launch.start(commands, patience_s=options.patience_s, tell=tell)
-    tell(f"watch it: curl http://{manage_address}/state")
+    has_tls = cluster.overrides.get("enable_ssl") == "true"
+    scheme = "-k https" if has_tls else "http"
+    tell(f"watch it: curl {scheme}://{manage_address}/state")
     return RunningCluster(scheduler, started)
 
 

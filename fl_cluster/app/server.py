@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from fl_cluster.app.open_files import allow_connections
 from fl_cluster.app.recorder import FileRecorder
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.app.tls import CertificateWatch, check_names, host_of, open_tls, url_of
+from fl_cluster.app.urls import URL_PATTERN
 from fl_cluster.app.weights import starting_point
 from fl_cluster.config.addresses import Address, server_http_address
 from fl_cluster.config.schema import Durability, Settings
@@ -66,11 +66,6 @@ SERVER_FAILED = "Http server starting failed."
 
 STOP = "stop"
 """Another word for `drain`: a server that is told to end finishes what it holds."""
-
-URL_PATTERN = re.compile(
-    r"https?://(www\.)?[-a-zA-Z0-9@:%._+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b"
-    r"([-a-zA-Z0-9()@:%_+.~#?&//=]*)"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fl_cluster.app.identity import this_process
-from fl_cluster.app.server import URL_PATTERN
 from fl_cluster.app.store_access import open_store
 from fl_cluster.app.tls import WORKER, load_tls
 from fl_cluster.app.token_files import DEVICE_VARIABLE, OPERATOR_VARIABLE
+from fl_cluster.app.urls import URL_PATTERN
 from fl_cluster.config.addresses import Address, parse_address
 from fl_cluster.config.schema import Settings
 from fl_cluster.errors import StartupError

@@ -25,9 +25,16 @@ MAX_FILE_BYTES = 1_048_576
 MAX_ENTRIES = 1_000
 """Aliases can multiply a small file without bound."""
 
+LONGEST_NUMBER = 256
+"""Characters; what takes longer to write means nothing, and forever to multiply or to print."""
+
+IMPOSSIBLE = (ValueError, ArithmeticError, AttributeError, LookupError)
+"""What PyYAML's constructors raise for a scalar that only looks like a number or a date."""
+
 MERGE_TAG = "tag:yaml.org,2002:merge"
 NULL_TAG = "tag:yaml.org,2002:null"
 TEXT_TAG = "tag:yaml.org,2002:str"
+COUNTED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
 
 SKIPPED_KINDS = {
     "NoneType": "nothing",
@@ -233,15 +240,20 @@ class _Flattener:
         if isinstance(node, yaml.SequenceNode):
             return Entry("a list", None, origin, line)
         try:
-            value = self._loader.construct_object(node)
+            value = self._constructed(node)
         except yaml.constructor.ConstructorError:
             what = "has a YAML tag, which is not allowed; text that begins with ! must be in quotes"
             self._complain(path, what, key)
             return Entry("a tagged value", None, origin, line)
-        except ValueError:
+        except IMPOSSIBLE:
             self._complain(path, "looks like a number or a date and is none; put it in quotes", key)
             return Entry("an impossible value", None, origin, line)
         return entry_of(value, origin, line)
+
+    def _constructed(self, node: yaml.Node) -> object:
+        if node.tag in COUNTED_TAGS and len(node.value) > LONGEST_NUMBER:
+            raise ValueError(f"a number of more than {LONGEST_NUMBER} characters")
+        return self._loader.construct_object(node)
 
     def _complain(self, path: str, what: str, node: yaml.Node) -> None:
         file = self._document.file

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from fl_cluster.config.document import Entry, entry_of
+from fl_cluster.config.document import IMPOSSIBLE, LONGEST_NUMBER, Entry, entry_of
 from fl_cluster.config.keys import KEYS
 from fl_cluster.config.problems import SettingProblem, nearest
 from fl_cluster.config.tables import Kind
@@ -94,8 +94,8 @@ def _read(key: str, text: str, origin: str) -> Found:
     if not text or (is_text and not quoted) or KEYS[key].is_secret:
         return key, Entry("str", text, origin)
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        value = yaml.safe_load(text) if len(text) <= LONGEST_NUMBER else text
+    except (yaml.YAMLError, *IMPOSSIBLE):
         value = text
     if not isinstance(value, bool | int | float | str | None):
         value = text

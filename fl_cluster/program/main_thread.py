@@ -86,13 +86,14 @@ class MainThread:
             while (wanted := self._calls.get()) is not None:
                 wanted.make()
         finally:
-            self._shut()
+            self.refuse_calls()
 
     def close(self) -> None:
         """Let `take_calls` return."""
         self._calls.put(None)
 
-    def _shut(self) -> None:
+    def refuse_calls(self) -> None:
+        """Make no call any more: nobody who waits for one is left waiting."""
         with self._lock:
             self._is_open = False
         with contextlib.suppress(Empty):
@@ -179,8 +180,10 @@ def run_job(main: Main, here: MainThread) -> None:
         thread.start()
         here.take_calls()
     finally:
-        # What a handler of the program's own raises here must not leave the job running.
+        # What a handler of the program's own raises here, even before the first call was
+        # waited for, must not leave the job running.
         job.ask_to_end()
+        here.refuse_calls()
         if thread.is_alive():
             thread.join()
         for number, handler in handlers.items():

@@ -21,13 +21,17 @@ def callback_class() -> type | None:
     """MindSpore's training callback, in a program that uses MindSpore; None in any other."""
     if "mindspore" not in sys.modules:
         return None
-    found: type = importlib.import_module("mindspore.train.callback").Callback
+    try:
+        found: type = importlib.import_module("mindspore.train.callback").Callback
+    except ModuleNotFoundError:
+        return None  # a package that only shares the name, such as generated message classes
     return found
 
 
 def require(feature: str) -> Any:
     """The MindSpore package; Unsupported (a RuntimeError) says that `feature` needs it."""
     try:
+        importlib.import_module("mindspore.train")
         return importlib.import_module("mindspore")
     except ModuleNotFoundError as exc:
         raise Unsupported(

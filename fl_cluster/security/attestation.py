@@ -42,6 +42,12 @@ TIMESTAMP = re.compile(r"[1-9][0-9]{12}\Z")
 """Thirteen digits: what is signed joins time and round number without anything in between, so
 only a fixed length makes that text mean one thing."""
 
+UNREADABLE = (
+    *(ValueError, TypeError),
+    *(x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm),
+)
+"""What a look into a certificate or list raises that was damaged, or is of an unknown kind."""
+
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
 HASH = hashes.SHA256()
@@ -94,17 +100,35 @@ def pem_of(certificate: x509.Certificate) -> str:
 
 def read_roots(pem: bytes) -> list[x509.Certificate]:
     """The certificates of a root file, PEM or DER; `ValueError` when there is none."""
-    if CERTIFICATE_BLOCK in pem:
-        return list(x509.load_pem_x509_certificates(pem))
-    return [x509.load_der_x509_certificate(pem)]
+    try:
+        if CERTIFICATE_BLOCK in pem:
+            return list(x509.load_pem_x509_certificates(pem))
+        return [x509.load_der_x509_certificate(pem)]
+    except x509.InvalidVersion as exc:
+        raise ValueError(f"expected a certificate: {exc}") from exc
 
 
 def read_revocations(pem: bytes) -> list[x509.CertificateRevocationList]:
     """The lists of a file that holds one or several, PEM, or one, DER; `ValueError` otherwise."""
     blocks = CRL_BLOCK.findall(pem)
-    if blocks:
-        return [x509.load_pem_x509_crl(block) for block in blocks]
-    return [x509.load_der_x509_crl(pem)]
+    try:
+        if blocks:
+            lists = [x509.load_pem_x509_crl(block) for block in blocks]
+        else:
+            lists = [x509.load_der_x509_crl(pem)]
+        for each in lists:
+            _look_into(each)
+    except UNREADABLE as exc:
+        raise ValueError(f"expected a revocation list: {exc}") from exc
+    return lists
+
+
+def _look_into(revocations: x509.CertificateRevocationList) -> None:
+    """Raise now what the library would raise when a device is judged: it parses when asked."""
+    for part in ("issuer", "last_update_utc", "next_update_utc", "extensions"):
+        getattr(revocations, part)
+    _ = revocations.signature_hash_algorithm
+    revocations.get_revoked_certificate_by_serial_number(1)
 
 
 def parse_certificate(text: str, what: str) -> x509.Certificate:
@@ -114,7 +138,7 @@ def parse_certificate(text: str, what: str) -> x509.Certificate:
             # What the library only warns of, such as a negative serial number, no authority issues.
             warnings.simplefilter("error", CryptographyDeprecationWarning)
             certificate = x509.load_pem_x509_certificate(_bytes(text))
-    except (ValueError, UnsupportedAlgorithm, CryptographyDeprecationWarning) as exc:
+    except (*UNREADABLE, CryptographyDeprecationWarning) as exc:
         raise Untrusted(f"{what} is not a certificate in PEM") from exc
     if pem_of(certificate) != text:
         raise Untrusted(f"{what} is not written as devices write it: 64 columns, LF")
@@ -135,7 +159,7 @@ def verify_chain(texts: ChainTexts, roots: Sequence[x509.Certificate]) -> Chain:
         _check_links(chain, roots)
     except x509.ExtensionNotFound as exc:
         raise Untrusted(f"a certificate lacks an extension: {exc}") from exc
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as exc:
+    except UNREADABLE as exc:
         raise Untrusted(f"a certificate cannot be read: {exc}") from exc
     return chain
 

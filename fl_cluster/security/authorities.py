@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from fl_cluster.errors import StartupError
-from fl_cluster.security.attestation import read_revocations, read_roots
+from fl_cluster.security.attestation import UNREADABLE, read_revocations, read_roots
 from fl_cluster.security.identities import (
     Identity,
     common_name,
@@ -82,6 +82,15 @@ def check_identity(identity: Identity, trusted: Authorities, now: datetime) -> N
 
     StartupError says what is wrong, and with which file.
     """
+    try:
+        _check_identity(identity, trusted, now)
+    except UNREADABLE as exc:
+        raise StartupError(
+            f"{identity.files}: a certificate of its chain, or a list, cannot be read: {exc}"
+        ) from exc
+
+
+def _check_identity(identity: Identity, trusted: Authorities, now: datetime) -> None:
     files = identity.files
     chain = _chain(identity, trusted)
     for certificate, issuer in pairwise(chain):

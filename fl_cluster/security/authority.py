@@ -98,7 +98,7 @@ class Authority:
         try:
             found = load_pem_private_key(key, None)
             made = cls(_as_key(found), x509.load_pem_x509_certificate(certificate))
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, x509.InvalidVersion) as exc:
             raise StartupError(f"{where}: no certificate authority can be read there") from exc
         if made.certificate.public_key() != made.key.public_key():
             raise StartupError(f"{where}: ca.key is not the key of ca.crt")

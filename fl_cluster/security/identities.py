@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
 from fl_cluster.errors import StartupError
+from fl_cluster.security.attestation import UNREADABLE
 from fl_cluster.security.watched_files import read_whole, refuse_when_readable_by_all
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -95,7 +96,10 @@ def read_identity(files: IdentityFiles) -> Identity:
     data = _read(files.path, files)
     key, certificates = _from_pem(files, data) if PEM in data else _from_pkcs12(files, data)
     key = _usable(files, key)
-    mine = [each for each in certificates if _belongs(each, key)]
+    try:
+        mine = [each for each in certificates if _belongs(each, key)]
+    except UNREADABLE as exc:
+        raise StartupError(f"{files}: a certificate in it cannot be read: {exc}") from exc
     if not mine:
         raise StartupError(
             f"{files}: key and certificate do not belong together"
@@ -131,6 +135,8 @@ def _from_pkcs12(files: IdentityFiles, data: bytes) -> tuple[object, list[x509.C
         if "password" in str(exc):
             raise StartupError(f"{WRONG_PASSWORD} (the password does not open {files})") from exc
         raise StartupError(f"{NOT_PKCS12} ({files} is neither PKCS#12 nor PEM)") from exc
+    except x509.InvalidVersion as exc:
+        raise StartupError(f"{NOT_PKCS12} ({files}: {exc})") from exc
     if found.key is None or found.cert is None:
         missing = "a key" if found.key is None else "the certificate of its key"
         raise StartupError(f"{NOT_PKCS12} ({files} holds everything but {missing})")
@@ -141,7 +147,7 @@ def _from_pkcs12(files: IdentityFiles, data: bytes) -> tuple[object, list[x509.C
 def _from_pem(files: IdentityFiles, data: bytes) -> tuple[object, list[x509.Certificate]]:
     try:
         certificates = list(x509.load_pem_x509_certificates(data))
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         raise StartupError(
             f"Read {files.name} cert file failed. ({files}: no certificate in it can be read)"
         ) from exc

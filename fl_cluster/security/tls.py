@@ -281,7 +281,11 @@ def _trust(context: ssl.SSLContext, trusted: Authorities) -> None:
     with tempfile.TemporaryDirectory(prefix="fl-cluster-") as folder:
         file = Path(folder) / "trusted.pem"
         file.write_bytes(b"".join(pieces))
-        context.load_verify_locations(file)
+        try:
+            context.load_verify_locations(file)
+        except ssl.SSLError as exc:
+            paths = " or ".join(filter(None, (trusted.path, trusted.list_path)))
+            raise StartupError(f"{paths}: OpenSSL does not take it: {exc}") from exc
     if trusted.list_path:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 

@@ -60,9 +60,11 @@ OWN_REASONS: Mapping[str, str] = {
 def find_tls_error(fault: BaseException | None) -> ssl.SSLError | None:
     """The TLS error that `fault` is, or was caused by."""
     for _ in range(8):
-        if isinstance(fault, ssl.SSLError) or fault is None:
-            return fault
+        # What the HTTP library wraps it in is a TLS error by name, without anything inside.
         inner = getattr(fault, "certificate_error", None) or getattr(fault, "os_error", None)
+        if inner is None and (isinstance(fault, ssl.SSLError) or fault is None):
+            return fault
+        assert fault is not None, "nothing has nothing inside"
         fault = inner or fault.__cause__ or fault.__context__
     return None
 

@@ -31,6 +31,10 @@ FINDINGS = ROOT / "fuzz" / "findings"
 KEPT_BYTES = 64 * 1024
 """Of each corpus in the repository; small inputs go first."""
 
+MEMORY_FOLDER = "/dev/shm"
+"""Files that targets write thousands of times a second are better in memory."""
+
+ARTIFACTS = "artifacts"
 FINDING = "finding-"
 LONGEST_S = 10
 """For a single input: a thousand times what the slowest honest one takes."""
@@ -68,7 +72,8 @@ def main(target: Target) -> int:
     if importlib.util.find_spec("atheris") is None:
         print(f"fuzz {target.name}: atheris is missing: pip install 'fl_cluster[fuzz]'")
         return 2
-    with tempfile.TemporaryDirectory(prefix=f"fuzz-{target.name}-") as folder:
+    in_memory = MEMORY_FOLDER if Path(MEMORY_FOLDER).is_dir() else None
+    with tempfile.TemporaryDirectory(prefix=f"fuzz-{target.name}-", dir=in_memory) as folder:
         return _run(target, options, Path(folder))
 
 
@@ -76,7 +81,9 @@ def _options(target: Target) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Fuzz {target.name}.")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 2**31))
-    parser.add_argument("--corpus", type=Path, help="begin with this folder's inputs, and add to it")
+    parser.add_argument(
+        "--corpus", type=Path, help="begin with this folder's inputs, and add to it"
+    )
     parser.add_argument("--log", type=Path, help="where the fuzzer's own output goes")
     parser.add_argument("--keep", action="store_true", help="renew fuzz/corpus/ from this run")
     parser.add_argument("--replay", type=Path, nargs="*", help="try these inputs, or all known")
@@ -104,9 +111,10 @@ def replay(target: Target, paths: Iterable[Path]) -> int:
 
 
 def _run(target: Target, options: argparse.Namespace, folder: Path) -> int:
-    seeds, found, artifacts = folder / "seeds", folder / "found", folder / "artifacts"
+    seeds, found, artifacts = folder / "seeds", folder / "found", folder / ARTIFACTS
     for each in (seeds, found, artifacts):
         each.mkdir()
+    tempfile.tempdir = str(folder)
     write_inputs(seeds, target.seeds())
     if options.corpus is not None:
         found = options.corpus
@@ -115,7 +123,6 @@ def _run(target: Target, options: argparse.Namespace, folder: Path) -> int:
     flags = [
         f"-max_total_time={options.seconds}",
         f"-seed={options.seed}",
-        f"-artifact_prefix={artifacts}/",
         "-print_final_stats=1",
         *_dictionary(target, folder),
     ]
@@ -154,7 +161,8 @@ def _dictionary(target: Target, folder: Path) -> list[str]:
 
 def _spawn(target: Target, flags: list[str], log: Path | None = None) -> Outcome:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "fuzz")])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": tempfile.gettempdir()}
+    environment["PYTHONHASHSEED"] = "0"
     built = "-"
     if target.is_native:
         try:
@@ -163,8 +171,11 @@ def _spawn(target: Target, flags: list[str], log: Path | None = None) -> Outcome
         except extensions.Unavailable as reason:
             print(f"fuzz {target.name}: {reason}")
             environment.pop("LD_PRELOAD", None)
+    artifacts = Path(tempfile.gettempdir()) / ARTIFACTS
     limits = [f"-max_len={target.longest}", f"-timeout={LONGEST_S}", f"-rss_limit_mb={MEMORY_MB}"]
-    command = [sys.executable, "-m", "engine.child", target.name, built, *limits, *flags]
+    limits += [f"-artifact_prefix={artifacts}/"]
+    command = [sys.executable, "-m", "engine.child", target.name, built, str(artifacts)]
+    command += [*limits, *flags]
     path = log or Path(tempfile.mkstemp(prefix=f"fuzz-{target.name}-", suffix=".log")[1])
     with path.open("wb") as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode

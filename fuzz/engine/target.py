@@ -52,12 +52,13 @@ def within(allowed: int, work: Callable[[], Result]) -> Result:
     It is done up to three times: the interpreter's own tables grow now and then, but not
     twice in a row.
     """
-    if not tracemalloc.is_tracing():
-        tracemalloc.start()
     for _ in range(3):
-        tracemalloc.clear_traces()
-        result = work()
-        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.start()
+        try:
+            result = work()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
         if peak <= allowed:
             return result
         del result

@@ -19,6 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    load_pem_private_key,
+)
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from cryptography.x509 import load_pem_x509_certificate
 
 from fl_cluster.store.model_files import read_model, write_model
 from fl_cluster.wire import flat, messages
@@ -64,7 +71,9 @@ class Bench:
         self.configure()
 
     def configure(self, rounds: int = 5, more: str = "", *, is_encrypted: bool = False) -> None:
-        text = CONFIG.format(redis=self.redis.address, rounds=rounds) + more
+        # A bare address would mean TLS to Redis too.
+        redis = self.redis.url if is_encrypted else self.redis.address
+        text = CONFIG.format(redis=redis, rounds=rounds) + more
         if is_encrypted:
             text = text.replace("enable_ssl: false", "enable_ssl: true")
         (self.folder / "job.yaml").write_text(text)
@@ -374,7 +383,7 @@ ssl:
   client_cert_path: client.p12
   ca_cert_path: ca.crt
   crl_path: ""
-  cipher_list: "{ciphers}"
+  cipher_list: ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256
 """
 
 
@@ -509,6 +518,36 @@ def test_every_name_is_there_here_and_in_every_kind_of_child(bench: Bench) -> No
     out, _ = process.communicate(timeout=50)
 
     assert (out, process.returncode) == ("all names are there ['--lr', '0.1']\n", 7), bench.log()
+
+
+def test_a_program_opens_its_certificates_with_its_passwords(
+    encrypted: Bench, wait_until: Wait
+) -> None:
+    encrypted.configure(more=TLS, is_encrypted=True)
+    process = serve_until_started(encrypted, wait_until)
+    one_round(encrypted, wait_until, 1)
+    stop(process)
+
+    assert encrypted.told() == ["after_started", "on_iteration_end", "before_stopped", "returned"]
+
+
+@pytest.mark.parametrize("name", ["server", "client"])
+def test_a_password_that_does_not_fit_comes_through_a_pipe(
+    encrypted: Bench, certificates: Any, name: str
+) -> None:
+    encrypted.configure(more=TLS, is_encrypted=True)
+    pack(certificates, name, "another password", encrypted.folder)
+
+    assert "PKCS12_parse failed." in told_through_a_pipe(encrypted)
+
+
+@pytest.mark.parametrize("name", ["server", "client"])
+def test_a_certificate_that_is_not_there_comes_through_a_pipe(encrypted: Bench, name: str) -> None:
+    encrypted.configure(more=TLS, is_encrypted=True)
+    (encrypted.folder / f"{name}.p12").unlink()
+
+    words = f"The file path of {name}_cert_path {name}.p12 is not exist."
+    assert words in told_through_a_pipe(encrypted)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -44,3 +44,12 @@ def test_a_job_loads_no_server_before_it_runs() -> None:
     statement = "from fl_cluster import FLServerJob, FlSchedulerJob, FeatureMap, Callback, log"
 
     assert loaded_by(statement) == ["numpy"]
+
+
+def test_a_worker_loads_no_server() -> None:
+    text = "import sys, fl_cluster; fl_cluster.FederatedLearningManager\n"
+    text += "print([name for name in ('fl_cluster.app.server', 'uvloop') if name in sys.modules])"
+
+    result = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True)
+
+    assert result.stdout == b"[]\n"

@@ -265,6 +265,29 @@ def test_a_date_that_is_none_is_told_and_not_raised(bench):
     assert "looks like a number or a date and is none" in messages[0]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!timestamp soon",
+        "!!bool perhaps",
+        "!!int ''",
+        "1" + ":59" * 200 + ".5",
+        "1" + ":59" * 200_000,
+        "0x" + "f" * 5_000,
+        "0x" + "f" * 200,
+    ],
+    ids=["instant", "bool", "int", "wide float", "endless", "long", "unprintable"],
+)
+def test_a_number_that_is_none_is_told_at_once_and_not_raised(bench, value):
+    bench.write_changed({})
+    text = bench.path.read_text("utf-8") + f"client:\n  client_epoch_num: {value}\n"
+
+    messages = bench.problems(bench.text, text)
+
+    assert "'client.client_epoch_num'" in messages[0]
+    assert len("".join(messages)) < 1_000
+
+
 def test_an_unquoted_star_is_explained_without_showing_what_follows(bench):
     message = only_message(bench, b"distributed_cache:\n  password: *hunter2\n")
 

@@ -105,3 +105,12 @@ def test_an_override_of_a_section_the_scheduler_does_not_read_does_no_harm(bench
     settings = bench.scheduler(environ={"FL_CLUSTER__CLIENT__CLIENT_EPOCH_NUM": "wrong"})
 
     assert settings.name == "Bench"
+
+
+@pytest.mark.parametrize("text", ["!!timestamp soon", "1" + ":59" * 200 + ".5", "[" * 5_000])
+def test_a_value_that_yaml_stumbles_over_is_told_and_not_raised(bench, text):
+    key = "client.client_epoch_num"
+
+    messages = bench.problems(bench.server, overrides={key: text})
+
+    assert f"'{key}'" in messages[0]

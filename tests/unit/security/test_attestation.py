@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -130,6 +131,45 @@ def test_an_authority_that_may_not_issue_certificates_is_none(device_authority):
 
     with pytest.raises(Untrusted, match="lacks an extension"):
         verify_chain(texts_of(pem), [device_authority.root])
+
+
+VERSION = (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x22")
+NAME_TYPE = (b"\x06\x03\x55\x04\x03\x0c", b"\x06\x03\x55\x04\x03\x03")
+
+
+def damaged(pem, damage):
+    """The text of a certificate with bytes of its inside replaced."""
+    honest = base64.b64decode("".join(pem.splitlines()[1:-1]))
+    body = base64.b64encode(honest.replace(*damage, 1)).decode()
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_certificate_of_no_known_version_is_refused(device, device_authority, position):
+    pem = list(device.pem)
+    pem[position] = damaged(pem[position], VERSION)
+
+    with pytest.raises(Untrusted, match="is not a certificate in PEM"):
+        verify_chain(texts_of(pem), [device_authority.root])
+    with pytest.raises(ValueError, match="expected a certificate"):
+        read_roots(pem[position].encode())
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_certificate_whose_names_are_no_text_is_refused(device, device_authority, position):
+    pem = list(device.pem)
+    pem[position] = damaged(pem[position], NAME_TYPE)
+
+    with pytest.raises(Untrusted, match="a certificate cannot be read"):
+        verify_chain(texts_of(pem), [device_authority.root])
+
+
+def test_a_list_whose_names_cannot_be_read_is_none(device_authority):
+    honest = x509.load_pem_x509_crl(device_authority.revocations()).public_bytes(Encoding.DER)
+
+    with pytest.raises(ValueError, match="expected a revocation list"):
+        read_revocations(honest.replace(b"maker", b"m\xffker", 1))
 
 
 def test_an_equipment_certificate_of_another_authority_is_refused(

@@ -226,6 +226,16 @@ def test_weak_keys_and_other_kinds_are_refused(certificates: Any) -> None:
     )
 
 
+def test_a_certificate_whose_inside_is_damaged_is_refused(certificates: Any) -> None:
+    damaged = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x05")
+    made = sign(certificates, "odd", extensions=(damaged,))
+
+    said = refusal(files_of(certificates, server=made))
+
+    assert said.startswith(f"ssl.server_cert_path {made.path}: a certificate")
+    assert "cannot be read" in said
+
+
 def test_a_cipher_outside_the_list_is_refused(certificates: Any) -> None:
     said = refusal(files_of(certificates, ciphers=f"{ECDSA}:RC4-SHA"))
     assert said.startswith("The cipher is wrong. (ssl.cipher_list: 'RC4-SHA' is none of ")
