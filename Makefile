@@ -20,7 +20,7 @@ $(READY): pyproject.toml setup.py $(wildcard native/*.c native/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found on PATH"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev,embedded,examples]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev,embedded,examples,fuzz]"
 	$(BIN)/fl-cluster --version
 	@touch $@
 
@@ -62,8 +62,8 @@ check: lint types test ## what to run before every commit
 native-san: $(READY) ## the extensions under address and undefined-behaviour sanitizers
 	PYTHON=$(abspath $(BIN)/python) tests/native/run_sanitized.sh
 
-fuzz: $(READY) ## each fuzzer for SECONDS (60)
-	for target in fuzz/*.py; do $(BIN)/python $$target --seconds $(or $(SECONDS),60) || exit 1; done
+fuzz: $(READY) ## each fuzzer for SECONDS (60), WORKERS at a time
+	ls fuzz/*.py | xargs -P $(WORKERS) -I{} $(BIN)/python {} --seconds $(or $(SECONDS),60)
 
 bench: $(READY) ## measure, and print the table of docs/performance.md
 	$(BIN)/python benches/kernels.py

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import modes
 import report
 from bodies import weights_of
 from devices import seconds_per_round
@@ -156,6 +157,7 @@ GROUPS: dict[str, list[Callable[[], list[Row]]]] = {
     ],
     "memory": [lambda: peaks(LARGE, 32, 5), lambda: peaks(HUGE, 8, 3)],
     "crowd": [lambda: many_devices(1_000)],
+    "modes": [modes.rows],
     "sdk": [lambda: sdk(8, 8, 10, 0.2), lambda: sdk(1, 100, 5, 0.7)],
 }
 QUICK: list[Callable[[], list[Row]]] = [
@@ -164,6 +166,7 @@ QUICK: list[Callable[[], list[Row]]] = [
     lambda: uploads(MIDDLE, 20, 1, 1),
     lambda: peaks(LARGE, 4, 1),
     lambda: sdk(2, 2, 2, None),
+    lambda: modes.rows(with_accuracy=False),
 ]
 
 

@@ -9,6 +9,7 @@ device signs whatever attestation it likes.  `engine.campaign` has the command l
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
 import tempfile
@@ -104,7 +105,7 @@ class Issuer:
             .not_valid_after(END)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(
-                x509.KeyUsage(*([True] * 6), True, False, False),  # noqa: FBT003
+                x509.KeyUsage(*([True] * 6), True, False, False),
                 critical=True,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -250,10 +251,8 @@ def check_lists(content: bytes) -> None:
     trusted = TrustFiles([("root", root)], ("list", path))
     if _refused(path, trusted.load):
         trusted.alarms(NOW, END - NOW)
-        try:
+        with contextlib.suppress(Untrusted):
             check_now(verify_chain(CHAIN, ROOTS), trusted.trust, NOW_MS)
-        except Untrusted:
-            pass
     good = _write("server.pem", pem_of(SERVER.certificate).encode() + key_pem(SERVER))
     _refused(FOLDER, lambda: _load_tls(good, revocations=path))
 

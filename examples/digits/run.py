@@ -14,6 +14,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+MODES = {
+    "plain": {},
+    "compressed": {
+        "compression.upload_compress_type": "DIFF_SPARSE_QUANT",
+        "compression.upload_sparse_rate": "0.4",
+        "compression.download_compress_type": "QUANT",
+    },
+    "dp": {
+        "encrypt.encrypt_type": "DP_ENCRYPT",
+        "encrypt.dp_encrypt.dp_eps": "50",
+        "encrypt.dp_encrypt.dp_norm_clip": "10",
+    },
+    "signds": {
+        "encrypt.encrypt_type": "SIGNDS",
+        "encrypt.signds.sign_k": "0.2",
+        "encrypt.signds.sign_eps": "100",
+        "encrypt.signds.sign_global_lr": "1.0",
+        "encrypt.signds.sign_dim_out": "50",
+    },
+}
+"""How updates are protected or made smaller, and the settings for it."""
+
 
 def leave(number: int, _: object) -> None:
     """End at once; before anything was started there is nothing to tidy up."""
@@ -49,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--tokens", action="store_true", help="give each device a token, and keep others out"
+    )
+    made.add_argument(
+        "--mode", choices=MODES, default="plain", help="what is done to updates (plain)"
     )
     made.add_argument(
         "--certs",
@@ -92,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder=options.folder,
             has_tokens=options.tokens,
             certs=options.certs,
+            settings=MODES[options.mode],
         )
     )
 

@@ -1,7 +1,7 @@
-"""Is what a device sends safe to add: known tensors, right sizes, each once, finite, in range.
+"""Is what a device sends an update of the model: known tensors, right sizes, each once.
 
-Nothing is added before all of an update was found fit, because part of an update cannot be
-told apart in the sum afterwards.
+Nothing is added before all of an update was found fit, its elements too (`partial`), because
+part of an update cannot be told apart in the sum afterwards.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import numpy as np
 
 from fl_cluster.aggregate.layout import Layout, Place
 from fl_cluster.aggregate.model import Floats
-from fl_cluster.aggregate.partial import Scaling, Unfit, Update
-from fl_cluster.kernels import native as kernels
+from fl_cluster.aggregate.partial import Unfit, Update
 
 
 def read_update(
@@ -43,18 +42,3 @@ def read_update(
     if not seen:
         return Unfit("the update holds no tensor")
     return Update(arrays, is_plain)
-
-
-def find_unfit(update: Update, scaling: Scaling, data_size: int) -> Unfit | None:
-    """Why the update cannot be added with this data size; None when it can."""
-    for place, values in update.arrays:
-        multiplier = scaling.multiplier(place, update, data_size)
-        index = kernels.find_unfit(values, multiplier, scaling.bound)
-        if index >= 0:
-            value, largest = float(values[index]), scaling.bound / multiplier
-            return Unfit(
-                f"tensor {place.tensor.name!r}, element {index}: expected a finite value of"
-                f" magnitude at most {largest:.6g}, found {value:.6g}",
-                is_out_of_range=bool(np.isfinite(value)),
-            )
-    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,27 @@ from fl_cluster.kernels import native as kernels
 Integers = npt.NDArray[np.int64]
 
 
+class Contribution(Protocol):
+    """What one device uploads, in whatever form: it is judged, and then added as a whole."""
+
+    @property
+    def waits_for_size(self) -> bool:
+        """Whether it can be judged only once the data size that its device declared is known."""
+
+    @property
+    def element_count(self) -> int:
+        """How many elements of the model it touches: how long work on it takes."""
+
+    def bound_to(self, base: Model) -> Contribution:
+        """The same, knowing the model that its round started from."""
+
+    def find_unfit(self, scaling: Scaling, data_size: int) -> Unfit | None:
+        """Why it cannot be added with this data size; None when it can."""
+
+    def add_to(self, partial: Partial, data_size: int) -> None:
+        """Add it, when `find_unfit` had nothing against it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What one device uploads: for each aggregated tensor it sends, the flat values.
@@ -31,6 +53,42 @@ class Update:
 
     arrays: Sequence[tuple[Place, Floats]]
     is_plain: bool
+
+    @property
+    def waits_for_size(self) -> bool:
+        """Plain weights may be too large only for some data sizes."""
+        return self.is_plain
+
+    @property
+    def element_count(self) -> int:
+        """How many values were sent."""
+        return sum(values.size for _, values in self.arrays)
+
+    def bound_to(self, base: Model) -> Update:
+        """Itself: it holds all there is to know."""
+        del base
+        return self
+
+    def find_unfit(self, scaling: Scaling, data_size: int) -> Unfit | None:
+        """The first element that is not finite, or too large for the sums."""
+        for place, values in self.arrays:
+            multiplier = scaling.multiplier(place, self, data_size)
+            index = kernels.find_unfit(values, multiplier, scaling.bound)
+            if index >= 0:
+                value, largest = float(values[index]), scaling.bound / multiplier
+                return Unfit(
+                    f"tensor {place.tensor.name!r}, element {index}: expected a finite value of"
+                    f" magnitude at most {largest:.6g}, found {value:.6g}",
+                    is_out_of_range=bool(np.isfinite(value)),
+                )
+        return None
+
+    def add_to(self, partial: Partial, data_size: int) -> None:
+        """Add every tensor to its sum."""
+        for place, values in self.arrays:
+            multiplier = partial.scaling.multiplier(place, self, data_size)
+            kernels.fold(partial.sums_of(place), values, multiplier)
+            partial.weights[place.sum_index] += data_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +131,13 @@ class Partial:
         self.sums = np.zeros(layout.sum_size, np.int64) if sums is None else sums
         self.weights = [0] * len(layout.summed) if weights is None else list(weights)
 
-    def add(self, update: Update, data_size: int) -> None:
-        """Add an update that `admission.find_unfit` had nothing against."""
-        for place, values in update.arrays:
-            multiplier = self.scaling.multiplier(place, update, data_size)
-            kernels.fold(self.sums[place.sum_start : place.sum_stop], values, multiplier)
-            self.weights[place.sum_index] += data_size
+    def add(self, update: Contribution, data_size: int) -> None:
+        """Add an update that fits."""
+        update.add_to(self, data_size)
+
+    def sums_of(self, place: Place) -> Integers:
+        """The sums of one aggregated tensor, a view."""
+        return self.sums[place.sum_start : place.sum_stop]
 
     def merge(self, sums: Integers, weights: Sequence[int]) -> None:
         """Add what another partial of the same round holds."""
@@ -98,7 +157,7 @@ class Partial:
             if weight == 0:
                 left_out.append(place.tensor.name)
                 continue
-            sums = self.sums[place.sum_start : place.sum_stop]
+            sums = self.sums_of(place)
             scale = self.scaling.exponents[place.sum_index]
             of_tensor = values[place.start : place.stop]
             self.scaling.rule.finalise(place.tensor.name, of_tensor, sums, weight, scale)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from aiohttp import web
 
-from fl_cluster.aggregate.admission import read_update
-from fl_cluster.aggregate.partial import Unfit, Update
+from fl_cluster.aggregate.partial import Unfit
 from fl_cluster.api import refusals
 from fl_cluster.api.bodies import Body, BodyReader, TooBusy, TooLarge, Truncated
+from fl_cluster.api.contents import ContentReader
 from fl_cluster.api.device_clocks import by_its_clock
 from fl_cluster.api.dialects import Dialect, Response, dialect_of
 from fl_cluster.api.gatekeeper import Gatekeeper
@@ -76,6 +76,7 @@ class Services:
     visits: Visits
     deliveries: Deliveries
     replies: Replies
+    contents: ContentReader
     gatekeeper: Gatekeeper = field(default_factory=Gatekeeper)
     proofs: ProofDesk = field(default_factory=ProofDesk)
 
@@ -91,6 +92,7 @@ class DevicePlane:
         self._visits = services.visits
         self._deliveries = services.deliveries
         self._replies = services.replies
+        self._contents = services.contents
         self._gatekeeper = services.gatekeeper
         self._proofs = services.proofs
         self._reader = reader
@@ -227,7 +229,7 @@ class DevicePlane:
             if await self._is_admitted(dialect, found, device):
                 await self._proofs.remember(found.snapshot.ref, asked, digest)
                 self._note_served()
-                ready = await self._replies.admit(dialect, found.snapshot, asked.model_digest)
+                ready = await self._replies.admit(dialect, found.snapshot, asked)
                 answer = dialect.success(ready)
                 return self._deliver(answer, found.snapshot.ref, _admission_of(device)), True
             refusal = await self._refusal_of(found.verdict)
@@ -301,7 +303,7 @@ class DevicePlane:
         is_known = dialect.is_native or self._proofs.is_asked
         digest = await _digest(body.data) if is_known else ""
         doubt = await self._doubt_report(sent, digest)
-        content = self._content(sent) if doubt is None else Unfit(doubt.reason)
+        content = Unfit(doubt.reason) if doubt is not None else await self._contents.read(sent)
         record = UpdateRecord(
             sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy, self._evaluation(sent)
         )
@@ -360,16 +362,6 @@ class DevicePlane:
         self._deliveries.begin(ref, name)
         answer.when_over(lambda has_left: self._deliveries.end(ref, name, is_delivered=has_left))
         return answer
-
-    def _content(self, sent: messages.RequestUpdateModel) -> Update | Unfit:
-        if sent.upload_compress_type != 0 or sent.feature_map is None:
-            return Unfit("the update is compressed, and this job takes plain float32 tensors")
-        entries = (
-            (entry.weight_fullname, entry.data)
-            for entry in sent.feature_map
-            if entry.weight_fullname is not None and entry.data is not None
-        )
-        return read_update(self._view.layout, entries, is_plain=sent.plain_weights)
 
     async def _proof(
         self, dialect: Dialect, arrival: Arrival, found: CollectAnswer
@@ -440,7 +432,7 @@ class DevicePlane:
         stored = number if self._view.record_of(number) is not None else latest
         if stored == latest:
             self._note_served()
-        ready = await self._replies.hand_out(dialect, number, stored, lambda: self._load(stored))
+        ready = await self._replies.hand_out(dialect, asked, stored, lambda: self._load(stored))
         return dialect.success(ready), True
 
     async def _wait_for_model(self, dialect: Dialect, number: int, hold_ms: int | None) -> bool:

@@ -302,7 +302,8 @@ class _Link(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         request = self._request
-        if request is None or request.content.is_eof():
+        # Without data it is the parser that is told to go on with what it has.
+        if data and (request is None or request.content.is_eof()):
             if data.startswith(TLS_HELLO) and request is None:
                 self._plain_server.note_tls(self.transport)
                 self.force_close()
@@ -363,7 +364,8 @@ def _acknowledge(request: web.BaseRequest) -> None:
     for the acknowledgement, which ours would otherwise put off for 40 ms.
     """
     accepted = request.get_extra_info("socket")
-    if accepted is not None and hasattr(socket, "TCP_QUICKACK"):
+    is_tcp = accepted is not None and accepted.family in (socket.AF_INET, socket.AF_INET6)
+    if is_tcp and hasattr(socket, "TCP_QUICKACK"):
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 

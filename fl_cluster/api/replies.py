@@ -11,12 +11,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import lru_cache
+from typing import TypeVar
 
 from fl_cluster.aggregate.layout import Tensor
-from fl_cluster.aggregate.model import Model
+from fl_cluster.aggregate.model import Floats, Model
 from fl_cluster.api.dialects import Dialect
 from fl_cluster.api.refusals import Refusal, Retry
-from fl_cluster.config.schema import ServerMode, Settings
+from fl_cluster.compression.quant import quantise
+from fl_cluster.config.schema import (
+    DownloadCompression,
+    EncryptSettings,
+    EncryptType,
+    ServerMode,
+    Settings,
+    UploadCompression,
+)
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.ledger import INLINE_ELEMENTS
@@ -34,6 +43,9 @@ MOST_SPREAD_MS = 600_000
 CLOCK_MARGIN_MS = 5_000
 """Existing devices give up for good when told to come back in what their clock calls the past."""
 
+QUANT = 2
+"""The compression of downloads, as the wire numbers it."""
+
 SOON_MS = 200
 NEXT_ROUND_MS = 1_000
 
@@ -48,7 +60,7 @@ class Replies:
     def __init__(self, settings: Settings, view: JobView) -> None:
         self._settings = settings
         self._view = view
-        self._ready = ReadyBytes(slots=3)
+        self._ready = ReadyBytes(slots=4)
         self._plan_of = lru_cache(maxsize=2)(self._make_plan)
         self._turned_away: tuple[RoundRef, int] | None = None
         """The round, and how many devices it had no place for, as far as they came here."""
@@ -94,21 +106,29 @@ class Replies:
         if self._view.snapshot.phase == "reporting":
             self._ready.forget("check_in")  # nobody is admitted any more
 
-    async def admit(self, dialect: Dialect, snapshot: Snapshot, held: str | None) -> bytes:
+    async def admit(
+        self, dialect: Dialect, snapshot: Snapshot, asked: messages.RequestFLJob
+    ) -> bytes:
         """The answer to an admitted device, with the model unless it holds it already."""
         base = self._view.base
-        if dialect.is_native and held == base.record.digest:
+        if dialect.is_native and asked.model_digest == base.record.digest:
             response = self._admitted(snapshot, base)._replace(model_unchanged=True)
             return dialect.encode(response)
+        is_small = self._is_small(asked.download_compress_types)
 
         def build() -> bytes:
-            feature_map = features(base.model, self._choice_at_check_in(dialect))
-            response = self._admitted(snapshot, base)._replace(feature_map=feature_map)
-            return dialect.encode(response)
+            choice = self._choice_at_check_in(dialect)
+            response = self._admitted(snapshot, base)
+            return dialect.encode(_carrying(response, base.model, choice, is_small=is_small))
 
         self._ready.keep_only(snapshot.ref)
-        key = ("check_in", dialect.is_native, snapshot.ref, base.record.digest)
+        key = ("check_in", dialect.is_native, is_small, snapshot.ref, base.record.digest)
         return await self._ready.get(key, base.model.layout.size, build)
+
+    def _is_small(self, known: tuple[int, ...] | None) -> bool:
+        """Whether the model goes out in 8 bits: the job says so, and the device knows how."""
+        is_offered = self._settings.compression.download is DownloadCompression.QUANT
+        return is_offered and QUANT in (known or ())
 
     def _choice_at_check_in(self, dialect: Dialect) -> Choice:
         """Existing workers of several silos hold the model already, and take controls only."""
@@ -140,6 +160,9 @@ class Replies:
             fl_plan_config=parameters[0],
             feature_map=(),
             compress_feature_map=(),
+            upload_compress_type=int(
+                self._settings.compression.upload is UploadCompression.DIFF_SPARSE_QUANT
+            ),
             upload_sparse_rate=parameters[1],
             unsupervised_eval_flg=int(self._view.parameters.is_evaluated),
         )
@@ -157,14 +180,6 @@ class Replies:
 
     def _make_plan(self, hyper_parameters: str) -> tuple[messages.FLPlan, float]:
         parameters = SharedParameters.parse(hyper_parameters)
-        # Existing servers send these parts zeroed when nothing is encrypted, and existing
-        # devices look whether they are there.
-        cipher = messages.CipherPublicParams(
-            encrypt_type=self._settings.encrypt.kind.value,
-            pw_params=messages.PWParams(p=bytes(32), prime=bytes(33)),
-            dp_params=messages.DPParams(),
-            ds_params=messages.DSParams(),
-        )
         plan = messages.FLPlan(
             server_mode=parameters.server_mode,
             fl_name=self._settings.name,
@@ -172,7 +187,7 @@ class Replies:
             epochs=min(parameters.epochs, MAX_INT),
             mini_batch=min(parameters.batch_size, MAX_INT),
             lr=parameters.learning_rate,
-            cipher=cipher,
+            cipher=_protection(self._settings.encrypt),
         )
         return plan, parameters.upload_sparse_rate
 
@@ -235,15 +250,16 @@ class Replies:
     async def hand_out(
         self,
         dialect: Dialect,
-        asked: int,
+        asked: messages.RequestGetModel,
         number: int,
         load: Callable[[], Awaitable[StoredModel]],
     ) -> bytes:
-        """The answer that carries model `number`; `asked` is the round the device named."""
+        """The answer that carries model `number`, which need not be the one that was asked for."""
         snapshot = self._view.snapshot
         record = self._view.record_of(number)
+        is_small = self._is_small(asked.download_compress_types)
         self._ready.keep_only(snapshot.ref)
-        key = ("model", dialect.is_native, snapshot.ref, number, record and record.digest)
+        key = ("model", dialect.is_native, is_small, snapshot.ref, number, record and record.digest)
         body = self._ready.peek(key)
         if body is not None:
             return body
@@ -251,20 +267,18 @@ class Replies:
 
         def build() -> bytes:
             choice = self._choice_after_round(dialect, stored.record.left_out)
-            feature_map = features(stored.model, choice)
-            return dialect.encode(
-                messages.ResponseGetModel(
-                    retcode=ResponseCode.SUCCEED,
-                    reason=f"Get model for iteration {asked % 2**64}",
-                    iteration=snapshot.ref.number,
-                    feature_map=feature_map,
-                    timestamp=self.come_back_at(snapshot),
-                    compress_feature_map=(),
-                    verdict="accepted",
-                    model_round=number,
-                    model_digest=stored.record.digest,
-                )
+            response = messages.ResponseGetModel(
+                retcode=ResponseCode.SUCCEED,
+                reason=f"Get model for iteration {asked.iteration % 2**64}",
+                iteration=snapshot.ref.number,
+                feature_map=(),
+                timestamp=self.come_back_at(snapshot),
+                compress_feature_map=(),
+                verdict="accepted",
+                model_round=number,
+                model_digest=stored.record.digest,
             )
+            return dialect.encode(_carrying(response, stored.model, choice, is_small=is_small))
 
         return await self._ready.get(key, stored.model.layout.size, build)
 
@@ -296,6 +310,59 @@ def features(model: Model, choice: Choice) -> tuple[messages.FeatureMap, ...]:
         )
         for place in model.layout.places
         if choice(place.tensor)
+    )
+
+
+Carrier = TypeVar("Carrier", messages.ResponseFLJob, messages.ResponseGetModel)
+
+
+def _carrying(response: Carrier, model: Model, choice: Choice, *, is_small: bool) -> Carrier:
+    """The answer with the chosen tensors; in 8 bits with all of them, as devices expect it."""
+    if not is_small:
+        return response._replace(feature_map=features(model, choice))
+    return response._replace(
+        download_compress_type=QUANT,
+        compress_feature_map=tuple(
+            _small(place.tensor, model.values[place.start : place.stop])
+            for place in model.layout.places
+        ),
+    )
+
+
+def _small(tensor: Tensor, values: Floats) -> messages.CompressFeatureMap:
+    chunk = quantise(values)
+    return messages.CompressFeatureMap(
+        tensor.name, chunk.quants, chunk.minimum, chunk.maximum, tensor.shape
+    )
+
+
+def _protection(encrypt: EncryptSettings) -> messages.CipherPublicParams:
+    """How devices protect their updates, and with which numbers.
+
+    Existing servers send the parts zeroed when nothing is encrypted, and existing devices
+    look whether they are there.
+    """
+    nothing = messages.CipherPublicParams(
+        encrypt_type=encrypt.kind.value,
+        pw_params=messages.PWParams(p=bytes(32), prime=bytes(33)),
+        dp_params=messages.DPParams(),
+        ds_params=messages.DSParams(),
+    )
+    if encrypt.kind is EncryptType.NOT_ENCRYPT:
+        return nothing
+    privacy, signs = encrypt.privacy, encrypt.signs
+    return nothing._replace(
+        pw_params=messages.PWParams(
+            t=encrypt.masking.reconstruct_threshold, p=bytes(32), g=1, prime=bytes(33)
+        ),
+        dp_params=messages.DPParams(privacy.epsilon, privacy.delta, privacy.norm_clip),
+        ds_params=messages.DSParams(
+            signs.top_ratio,
+            signs.epsilon,
+            signs.threshold_ratio,
+            signs.global_learning_rate,
+            signs.dimensions_out,
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TextIO
@@ -70,6 +70,8 @@ class Demo:
     """Where model, metrics and logs are left; those of the last time are replaced."""
     has_tokens: bool = False
     """Whether each device has a token, and nobody else can take part."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the job beside those of the file, by their paths."""
     certs: Path | None = None
     """The folder of `fl-cluster certs init`: then every connection is encrypted."""
 
@@ -165,6 +167,7 @@ def _start_cluster(demo: Demo, work: Path, tokens: Sequence[str], tell: launch.T
             "round.start_fl_job_threshold": str(len(demo.devices)),
             **_token_settings(demo, work, tokens),
             **_tls_settings(demo),
+            **demo.settings,
         },
     )
     running = demo_cluster.start(cluster, tell)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.api.bodies import BodyReader, ByteBudget
+from fl_cluster.api.contents import ContentReader
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.downloads import Downloads
 from fl_cluster.api.paths import complaint
@@ -235,6 +236,7 @@ class Server:
             self._visits,
             self._deliveries,
             Replies(settings, view),
+            ContentReader(settings, view),
             self.access.gatekeeper,
             self.access.proofs,
         )

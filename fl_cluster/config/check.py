@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fl_cluster.config.addresses import without_login
+from fl_cluster.config.combinations import Axis, Outcome, judge
 from fl_cluster.config.document import Entry
 from fl_cluster.config.keys import BLOCKS, KEYS
+from fl_cluster.config.not_yet import missing_feature
 from fl_cluster.config.problems import SettingProblem
 from fl_cluster.config.rules import FAILED, INT64_MAX, OneServerMode, Readable, Value
 from fl_cluster.config.schema import Role
@@ -63,7 +65,7 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
         if block.name == "unsupervised":
             _check_sample_count(checked)
     if role is Role.SERVER:
-        _settle_compression(checked)
+        _settle_combination(checked)
         _check_masking(checked)
     _check_name(checked)
     checked.problems += checked.ours
@@ -232,16 +234,28 @@ def _check_name(checked: Checked) -> None:
         )
 
 
-def _settle_compression(checked: Checked) -> None:
-    """Masked and sign updates cannot be compressed; the original goes on uncompressed."""
-    upload = "compression.upload_compress_type"
-    kind = checked.values["encrypt.encrypt_type"]
-    if checked.values[upload] != "NO_COMPRESS" and kind in ("SIGNDS", "PW_ENCRYPT"):
-        checked.warnings.append(
-            f"'{upload}' is {checked.values[upload]}, which {kind} does not allow: "
-            "uploads are not compressed"
-        )
-        checked.values[upload] = "NO_COMPRESS"
+def _settle_combination(checked: Checked) -> None:
+    """What does not go together is refused with its reason, or changed where the original does."""
+    values = checked.values
+    if any(missing_feature(axis, values[axis]) for axis in Axis):
+        return  # refused for that
+    judgement = judge({axis: str(values[axis]) for axis in Axis})
+    for row in judgement.rows:
+        what = " with ".join(f"'{axis}' {values[axis]}" for axis in row.when)
+        match row.outcome:
+            case Outcome.FORCED:
+                checked.warnings.append(f"{what}: {row.reason}; {row.instead}")
+            case Outcome.WARNED:
+                checked.warnings.append(f"{what}: {row.reason}; write {row.instead}")
+            case Outcome.REFUSED:
+                path = list(row.when)[-1]
+                message = (
+                    f"{what} does not go together, because {row.reason}; write {row.instead}, "
+                    f"yaml config file: {checked.file}"
+                )
+                checked.ours.append(SettingProblem(path, message, file=checked.file))
+    for axis, value in judgement.forced.items():
+        values[axis] = value
 
 
 def _check_masking(checked: Checked) -> None:

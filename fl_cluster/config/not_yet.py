@@ -35,16 +35,10 @@ def _shown(value: Value | None) -> str:
 
 
 ENCRYPT = "encrypt.encrypt_type"
-UPLOAD = "compression.upload_compress_type"
-DOWNLOAD = "compression.download_compress_type"
 
 MISSING = (
     Missing(ENCRYPT, "PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
     Missing(ENCRYPT, "STABLE_PW_ENCRYPT", "secure aggregation", "NOT_ENCRYPT"),
-    Missing(ENCRYPT, "DP_ENCRYPT", "differential privacy", "NOT_ENCRYPT"),
-    Missing(ENCRYPT, "SIGNDS", "sign-based dimension selection", "NOT_ENCRYPT"),
-    Missing(UPLOAD, "DIFF_SPARSE_QUANT", "compressed uploads", "NO_COMPRESS"),
-    Missing(DOWNLOAD, "QUANT", "compressed downloads", "NO_COMPRESS"),
 )
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import time
 
-from fl_cluster.errors import PeerProtocolError
 from fl_cluster.sdk.participation import Refused
 from fl_cluster.sdk.training import RoundPlan, Weights
 from fl_cluster.sdk.transport import Answer, NoAnswer, Reply
-from fl_cluster.wire.messages import FeatureMap, FLPlan
+from fl_cluster.wire.messages import FeatureMap, FLPlan, ResponseFLJob, ResponseGetModel
 
 
 def now_ms() -> int:
@@ -39,13 +38,20 @@ def plan_of(number: int, plan: FLPlan) -> RoundPlan:
     )
 
 
-def refuse_encryption(plan: FLPlan) -> None:
-    """A job that protects its updates must never get a plain one."""
-    encryption = plan.cipher.encrypt_type if plan.cipher is not None else None
-    if encryption not in {None, "", "NOT_ENCRYPT"}:
-        raise PeerProtocolError(
-            f"the job asks for updates in {encryption}, which this device cannot make"
-        )
+def model_of(message: ResponseFLJob | ResponseGetModel) -> Weights:
+    """The model that the answer carries, in whatever form; NoAnswer when it makes no sense."""
+    if message.download_compress_type == 0:
+        return tensors(message.feature_map)
+    from fl_cluster.compression.quant import Chunk, dequantise
+
+    weights: Weights = {}
+    for entry in message.compress_feature_map or ():
+        name, quants = entry.weight_fullname, entry.compress_data
+        if name is None or quants is None:
+            raise NoAnswer("the answer has a tensor without a name or without values")
+        values = dequantise(Chunk(quants, entry.min_val, entry.max_val))
+        weights |= tensors((FeatureMap(name, values, entry.shape),))
+    return weights
 
 
 def tensors(features: tuple[FeatureMap, ...] | None) -> Weights:

@@ -82,6 +82,7 @@ def parse_join_line(text: str) -> JoinLine:
     if not slash or not all(servers.split(",")):
         raise CallerProtocolError("a join line has the form fl://host:port,host:port/?job=...")
     try:
+        line.encode()
         said = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
     except ValueError as exc:
         raise CallerProtocolError("the join line is damaged: expected name=value&...") from exc

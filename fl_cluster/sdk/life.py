@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError
 from fl_cluster.sdk import participation
-from fl_cluster.sdk.answers import now_ms, plan_of, refuse_encryption, refused, tensors
+from fl_cluster.sdk.answers import model_of, now_ms, plan_of, refused
 from fl_cluster.sdk.identity import DeviceIdentity
+from fl_cluster.sdk.protection import Demand, Protector
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.training import (
     EvaluateFunction,
@@ -37,7 +38,6 @@ from fl_cluster.sdk.training import (
 from fl_cluster.sdk.transport import Answer, NoAnswer, Reply, Transport
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
-    FeatureMap,
     RequestFLJob,
     RequestGetModel,
     RequestUpdateModel,
@@ -47,6 +47,9 @@ from fl_cluster.wire.messages import (
 )
 
 log = logging.getLogger("fl_cluster.sdk")
+
+DOWNLOADS = (0, 2)
+"""The compressions of models that a device understands: none, and 8 bits."""
 
 HOLD_MS = 20_000
 """How long a server may hold the request for a model that does not exist yet."""
@@ -108,11 +111,21 @@ class Work:
     """What requests are signed with, for servers that verify devices."""
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the last check-in was answered, and when it was sent."""
+
+    plan: RoundPlan
+    demand: Demand
+    began_s: float
+
+
 @dataclass(slots=True)
 class Attempt:
     """A round that the device trained for, until its model comes."""
 
     plan: RoundPlan
+    demand: Demand
     began_s: float
     update: Update
     request: RequestUpdateModel
@@ -135,8 +148,8 @@ class Life:
     """The model held, read-only: views of the answer that it came in."""
     digest: str | None = None
     """What the cluster calls that model, so that it need not send it again."""
-    admission: tuple[RoundPlan, float] | None = None
-    """The plan of the last check-in, and when that was sent."""
+    admission: Admission | None = None
+    protector: Protector = field(default_factory=Protector)
     attempt: Attempt | None = None
     history: list[RoundOutcome] = field(default_factory=list)
     has_warned: bool = False
@@ -203,6 +216,7 @@ class Life:
                 eval_data_size=self.work.eval_data_size,
                 timestamp=timestamp,
                 model_digest=self.digest,
+                download_compress_types=DOWNLOADS,
                 **({} if identity is None else identity.check_in_fields(timestamp)),
             ),
             ResponseFLJob,
@@ -213,9 +227,9 @@ class Life:
             return refused(answer, total)
         if message.fl_plan_config is None:
             raise NoAnswer("the check-in was accepted without a plan")
-        refuse_encryption(message.fl_plan_config)
+        demand = Demand.of(message)
         if not message.model_unchanged:
-            self.weights = tensors(message.feature_map)
+            self.weights = model_of(message)
             self.digest = message.model_digest
             held_round = message.iteration - 1
             if message.model_round is not None:
@@ -224,19 +238,21 @@ class Life:
             raise NoAnswer("the check-in was accepted without a model")
         plan = plan_of(message.iteration, message.fl_plan_config)
         self._let_go_before(plan.round_number)
-        self.admission = plan, began_s
+        self.admission = Admission(plan, demand, began_s)
         return participation.Admitted(plan.round_number, plan.rounds_total, held_round, now_ms())
 
     async def _train(self) -> participation.Event:
         assert self.admission is not None, "a device trains only after a check-in"
-        plan, began_s = self.admission
-        update, request, body = await self._in_thread(lambda: self._make_update(plan))
-        self.attempt = Attempt(plan, began_s, update, request, body)
+        admission = self.admission
+        update, request, body = await self._in_thread(lambda: self._make_update(admission))
+        self.attempt = Attempt(
+            admission.plan, admission.demand, admission.began_s, update, request, body
+        )
         return participation.Trained()
 
-    def _make_update(self, plan: RoundPlan) -> tuple[Update, RequestUpdateModel, bytes]:
+    def _make_update(self, admission: Admission) -> tuple[Update, RequestUpdateModel, bytes]:
         """Train, check and encode; runs in a thread, and only reads what the life holds."""
-        work = self.work
+        work, plan = self.work, admission.plan
         accuracy: float | None = None
         if work.evaluate is not None:
             accuracy = reportable("accuracy", float(work.evaluate(writable(self.weights))))
@@ -247,9 +263,12 @@ class Life:
             iteration=plan.round_number,
             upload_loss=update.loss,
             upload_accuracy=update.accuracy if accuracy is None else accuracy,
-            plain_weights=True,
-            feature_map=tuple(
-                FeatureMap(name, values.reshape(-1)) for name, values in update.weights.items()
+            **self.protector.fields(
+                admission.demand,
+                update.weights,
+                self.weights,
+                data_size=work.data_size,
+                number=plan.round_number,
             ),
         )
         request = self._signed(request)
@@ -294,7 +313,11 @@ class Life:
         answer = await self._ask(
             "getModel",
             RequestGetModel(
-                fl_name=self.work.job, iteration=number, timestamp=_timestamp(), hold_ms=HOLD_MS
+                fl_name=self.work.job,
+                iteration=number,
+                timestamp=_timestamp(),
+                hold_ms=HOLD_MS,
+                download_compress_types=DOWNLOADS,
             ),
             ResponseGetModel,
         )
@@ -306,9 +329,11 @@ class Life:
         if answer.status != 200:
             return refused(answer)
         # Tensors that are not aggregated are part of the check-in's model only: they never change.
-        came = tensors(answer.message.feature_map)
+        came = model_of(answer.message)
         if not came:
             raise NoAnswer("the model came without tensors")
+        if self.attempt is not None and not came.keys() - self.weights.keys():
+            self.protector.saw_model(self.attempt.demand, number, self.weights, came)
         self.weights = {**self.weights, **came}
         self.digest = answer.message.model_digest
         model_round = answer.message.model_round

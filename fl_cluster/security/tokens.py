@@ -27,8 +27,12 @@ LONGEST = 512
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,63}\Z")
 TOKEN = re.compile(r"[!-~]+\Z")
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
-LIFETIME = re.compile(r"([1-9][0-9]{0,5})([smhdw])\Z")
+LIFETIME = re.compile(r"([1-9][0-9]{0,4})([smhdw])\Z")
 UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+LINE_FORM = "expected TOKEN [LABEL] [role=ROLE] [expires=DAY]"
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999: what lies beyond no calendar shows."""
 
 ID_LENGTH = 12
 """How many hex digits of its digest name a token to people: it shows nothing of the token."""
@@ -123,6 +127,8 @@ def judge(
 
 def check_label(text: str) -> str:
     """The label; `ValueError` says what a label looks like."""
+    if PREFIX in text:
+        raise ValueError("a label that looks like a token may be one, and labels are shown")
     if not LABEL.match(text):
         raise ValueError(
             f"a label has up to 64 letters, digits and . _ @ / - and begins with one of the"
@@ -134,11 +140,18 @@ def check_label(text: str) -> str:
 def expiry(text: str, now_ms: int) -> int:
     """The instant that a lifetime (30d) or a day (2027-01-31, UTC) stands for.
 
-    `ValueError` when it is neither, or is over.
+    `ValueError` when it is neither, is over, or ends after the year 9999.
     """
     found = LIFETIME.match(text)
-    if found:
-        return now_ms + int(found[1]) * UNIT_MS[found[2]]
+    at_ms = now_ms + int(found[1]) * UNIT_MS[found[2]] if found else _day(text)
+    if at_ms <= now_ms:
+        raise ValueError(f"{text} is over already")
+    if at_ms > LAST_MS:
+        raise ValueError(f"{text} is later than the year 9999")
+    return at_ms
+
+
+def _day(text: str) -> int:
     try:
         day = datetime.fromisoformat(text)
     except ValueError:
@@ -146,10 +159,7 @@ def expiry(text: str, now_ms: int) -> int:
             f"expected a lifetime such as 30d, 12h or 45m, or a day such as 2027-01-31,"
             f" found {text!r}"
         ) from None
-    at_ms = int((day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp() * 1000)
-    if at_ms <= now_ms:
-        raise ValueError(f"{text} is over already")
-    return at_ms
+    return int((day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def lifetime_ms(text: str) -> int:
@@ -175,7 +185,9 @@ def parse_token_file(text: str, now_ms: int) -> dict[str, TokenRecord]:
         try:
             record = _record_of(words, number, now_ms)
         except ValueError as exc:
-            raise ValueError(f"line {number}: {exc}") from None
+            # What was found may be a token that stands in the wrong place.
+            reason = LINE_FORM if PREFIX in str(exc) else exc
+            raise ValueError(f"line {number}: {reason}") from None
         if record.digest in records:
             raise ValueError(f"line {number}: the token is that of an earlier line")
         records[record.digest] = record
@@ -197,7 +209,7 @@ def _record_of(words: list[str], number: int, now_ms: int) -> TokenRecord:
             label = check_label(word)
         else:
             # The word is not shown: it may be a token that a blank was typed into.
-            raise ValueError("expected TOKEN [LABEL] [role=ROLE] [expires=DAY]")
+            raise ValueError(LINE_FORM)
     return TokenRecord(digest, label, role, now_ms, expires_ms)
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fl_cluster.aggregate.admission import find_unfit
-from fl_cluster.aggregate.partial import Unfit, Update
+from fl_cluster.aggregate.partial import Contribution, Unfit
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
@@ -46,12 +45,12 @@ class Arrival:
         self,
         record: UpdateRecord,
         number: int,
-        content: Update | Unfit,
+        content: Contribution | Unfit,
         on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = record
         self.number = number
-        self.content: Update | Unfit | None = content
+        self.content: Contribution | Unfit | None = content
         self._on_let_go = on_let_go
 
     def let_go(self) -> None:
@@ -215,12 +214,15 @@ class Collector:
     ) -> Entry | Unfit | None:
         """What became of a claimed update; None when it was not added and may be fit.
 
-        Plain weights are checked only now that the data size to multiply by is known.
+        What waits for the data size is checked only now that it is known.
         """
         content = arrival.content
-        if not isinstance(content, Update) or self._view.snapshot.ref != snapshot.ref:
+        if content is None or isinstance(content, Unfit):
             return None
-        if content.is_plain and (unfit := await self._check(content, data_size)) is not None:
+        if self._view.snapshot.ref != snapshot.ref:
+            return None
+        content = content.bound_to(self._view.base.model)
+        if content.waits_for_size and (unfit := await self._check(content, data_size)) is not None:
             return unfit
         ledger = self._open_ledger(snapshot)
         if ledger is None:
@@ -253,11 +255,11 @@ class Collector:
         if fault is not None:
             self._claims.give_up_later(ref, member, [device])
 
-    async def _check_sent(self, content: Update | Unfit | None) -> Unfit | None:
+    async def _check_sent(self, content: Contribution | Unfit | None) -> Unfit | None:
         """Why what was sent cannot be added, as far as that is known without a claim."""
-        if isinstance(content, Update) and not content.is_plain:
-            return await self._check(content, 1)
-        return content if isinstance(content, Unfit) else None
+        if content is None or isinstance(content, Unfit):
+            return content
+        return None if content.waits_for_size else await self._check(content, 1)
 
     async def _wait_for_news(self, verdict: Verdict) -> None:
         if verdict is Verdict.FENCED:
@@ -265,11 +267,11 @@ class Collector:
             await asyncio.sleep(PENDING_PAUSE_S)
         await self._view.refresh()
 
-    async def _check(self, update: Update, data_size: int) -> Unfit | None:
+    async def _check(self, update: Contribution, data_size: int) -> Unfit | None:
         scaling = self._view.scaling
-        if sum(values.size for _, values in update.arrays) <= INLINE_ELEMENTS:
-            return find_unfit(update, scaling, data_size)
-        return await asyncio.to_thread(find_unfit, update, scaling, data_size)
+        if update.element_count <= INLINE_ELEMENTS:
+            return update.find_unfit(scaling, data_size)
+        return await asyncio.to_thread(update.find_unfit, scaling, data_size)
 
     async def _conclude(
         self, arrival: Arrival, snapshot: Snapshot, entry: Entry

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl_cluster.aggregate.layout import Layout
-from fl_cluster.aggregate.partial import Integers, Partial, Pointer, Scaling, Update
+from fl_cluster.aggregate.partial import Contribution, Integers, Partial, Pointer, Scaling
 from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
@@ -94,7 +94,7 @@ class Ledger:
         """Set once the round takes nothing more from this ledger."""
 
     async def add(
-        self, record: UpdateRecord, update: Update, data_size: int
+        self, record: UpdateRecord, update: Contribution, data_size: int
     ) -> asyncio.Future[Entry]:
         """Add a claimed update that fits; nobody needs its arrays when this returns.
 

@@ -88,6 +88,8 @@ class CompressFeatureMap(NamedTuple):
     compress_data: Int8s | None = None
     min_val: float = 0.0
     max_val: float = 0.0
+    # msgpack only
+    shape: tuple[int, ...] | None = None
 
 
 class UnsupervisedEvalItem(NamedTuple):
@@ -600,6 +602,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("compress_data", Kind.INT8S, 1),
             Field("min_val", Kind.FLOAT, 2, 0.0),
             Field("max_val", Kind.FLOAT, 3, 0.0),
+            Field("shape", Kind.INTS, None),
         ),
         UnsupervisedEvalItem: (
             Field("eval_name", Kind.STRING, 0),

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ class Outcome:
 
     code: int
     log: str
+    cpu_s: float
 
     def number(self, pattern: str) -> int:
         """The last number that the log gives after `pattern`."""
@@ -131,7 +133,7 @@ def _run(target: Target, options: argparse.Namespace, folder: Path) -> int:
         return _report(target, outcome, options.seed, artifacts)
     print(
         f"{target.name}: {outcome.number('number_of_executed_units:'):,} inputs,"
-        f" {outcome.number('cov:'):,} edges, {options.seconds} s, seed {options.seed}:"
+        f" {outcome.number('cov:'):,} edges, {outcome.cpu_s:.0f} s of CPU, seed {options.seed}:"
         " the invariant held",
         flush=True,
     )
@@ -177,12 +179,20 @@ def _spawn(target: Target, flags: list[str], log: Path | None = None) -> Outcome
     command = [sys.executable, "-m", "engine.child", target.name, built, str(artifacts)]
     command += [*limits, *flags]
     path = log or Path(tempfile.mkstemp(prefix=f"fuzz-{target.name}-", suffix=".log")[1])
+    before = _cpu_of_children()
     with path.open("wb") as output:
-        code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
+        code = subprocess.run(
+            command, check=False, env=environment, stdout=output, stderr=output
+        ).returncode
     text = path.read_text(errors="replace")
     if log is None:
         path.unlink()
-    return Outcome(code, text)
+    return Outcome(code, text, _cpu_of_children() - before)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _report(target: Target, outcome: Outcome, seed: int, artifacts: Path) -> int:

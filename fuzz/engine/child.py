@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.abc
 import importlib.util
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -54,7 +55,9 @@ def main() -> None:
             (Path(findings) / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
             raise
 
-    atheris.Setup([sys.argv[0], *flags], check)
+    # To merge corpora, libFuzzer runs itself again, by a shell and the first argument.
+    again = shlex.join([sys.executable, "-m", "engine.child", *sys.argv[1:4]])
+    atheris.Setup([again, *flags], check)
     atheris.Fuzz()
 
 

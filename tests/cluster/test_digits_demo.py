@@ -168,3 +168,18 @@ def test_it_is_ready_for_ctrl_c_before_it_has_started_anything(
 
     assert process.returncode == 130
     assert output == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "least"), [("plain", 0.95), ("compressed", 0.95), ("dp", 0.9), ("signds", 0.93)]
+)
+def test_each_mode_reaches_its_stated_accuracy(
+    demo: Callable[..., subprocess.Popen[str]], mode: str, least: float
+) -> None:
+    process = demo("--mode", mode)
+    output, _ = process.communicate(timeout=90)
+
+    assert process.returncode == 0, output
+    found = re.search(r"accuracy on held-out data: ([0-9.]+)", output)
+    assert found is not None
+    assert float(found[1]) >= least

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -143,6 +145,31 @@ def test_after_the_last_round_models_are_served_and_the_next_one_never_is(
         assert {(each.retcode, each.iteration) for each in found.values()} == {(200, 4)}
         assert_without_model(told(cluster, 4, server=server), 201, not_ready(4), 4)
     assert b"CLUSTER_FINISH" in cluster.manage("/state").body
+
+
+@pytest.fixture(scope="module")
+def by_default(started: Callable[..., Cluster]) -> Cluster:
+    """One server that holds requests as long as it does when nobody says how long."""
+    return started(1)
+
+
+def test_by_default_a_request_that_is_not_ready_is_answered_soon(by_default: Cluster) -> None:
+    by_default.fresh()
+    began = time.monotonic()
+
+    for _ in range(3):
+        assert_without_model(told(by_default, 1), 201, not_ready(1), 1)
+
+    # Shorter than the pause of anybody who polls, and than any client's patience.
+    assert time.monotonic() - began < 3 * 0.45
+
+
+def test_by_default_the_last_device_of_a_round_need_not_ask_twice(by_default: Cluster) -> None:
+    by_default.fresh(start_fl_job_threshold=1)
+    for number in (1, 2, 3):
+        by_default.join("c1")
+        by_default.send("c1", number)
+        assert told(by_default, number).retcode == 200
 
 
 def test_the_answer_is_the_same_bytes_for_everybody(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fl_cluster.aggregate.admission import find_unfit, read_update
+from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer, Scaling, Unfit, Update
@@ -94,7 +94,7 @@ def test_any_order_and_any_spread_over_members_gives_the_bytes_of_the_definition
     drawn = data.draw(st.lists(updates(base.layout), min_size=1, max_size=min(8, cohort_size)))
     scales = exponents(base, cohort_size)
     scaling = Scaling(scales, term_bound(cohort_size))
-    counted = [(u, n) for u, n in drawn if find_unfit(u, scaling, n) is None]
+    counted = [(u, n) for u, n in drawn if u.find_unfit(scaling, n) is None]
     members = data.draw(st.integers(1, 4))
     spread = [Partial(base.layout, scaling) for _ in range(members)]
     for update, size in data.draw(st.permutations(counted)):
@@ -134,7 +134,7 @@ def test_what_is_promised_to_fit_fits(magnitude, cohort_size):
     grown = single(max(magnitude, 0.125) * 2**8) if magnitude < 2**119 else magnitude
     update = Update([(layout.places[0], np.array([grown], np.float32))], is_plain=True)
 
-    assert find_unfit(update, scaling, 2**16 - 1) is None
+    assert update.find_unfit(scaling, 2**16 - 1) is None
 
 
 @given(st.data())
@@ -157,7 +157,7 @@ def test_an_update_is_fit_exactly_when_every_term_is_within_the_bound(data):
     values = data.draw(st.lists(candidates, min_size=place.tensor.size, max_size=place.tensor.size))
     update = Update([(place, np.array(values, np.float32))], is_plain)
 
-    unfit = find_unfit(update, Scaling(scales, bound), size)
+    unfit = update.find_unfit(Scaling(scales, bound), size)
 
     in_order = [float(v) for v in np.array(values, np.float32)]
     first = next((i for i, v in enumerate(in_order) if not _fits(v, factor, bound)), None)

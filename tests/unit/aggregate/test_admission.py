@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fl_cluster.aggregate.admission import find_unfit, read_update
+from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.partial import Scaling, Unfit, Update
 
@@ -76,13 +76,13 @@ class TestRange:
 
     def test_the_bound_itself_fits(self):
         largest = 2.0**20
-        assert find_unfit(self.update(largest, -largest, 0, 1), SCALING, 7) is None
+        assert self.update(largest, -largest, 0, 1).find_unfit(SCALING, 7) is None
 
     @pytest.mark.parametrize("sign", [1, -1])
     def test_the_next_number_beyond_it_does_not(self, sign):
         beyond = sign * np.nextafter(np.float32(2**20), np.float32(np.inf))
 
-        unfit = find_unfit(self.update(0, 1, beyond, 3), SCALING, 7)
+        unfit = self.update(0, 1, beyond, 3).find_unfit(SCALING, 7)
 
         assert unfit == Unfit(
             "tensor 'b', element 2: expected a finite value of magnitude at most"
@@ -91,9 +91,9 @@ class TestRange:
         )
 
     def test_plain_weights_have_room_for_their_product(self):
-        assert find_unfit(self.update(2**10, 0, 0, 0, is_plain=True), SCALING, 2**10) is None
+        assert self.update(2**10, 0, 0, 0, is_plain=True).find_unfit(SCALING, 2**10) is None
 
-        unfit = find_unfit(self.update(2**10, 0, 0, 0, is_plain=True), SCALING, 2**10 + 1)
+        unfit = self.update(2**10, 0, 0, 0, is_plain=True).find_unfit(SCALING, 2**10 + 1)
 
         assert unfit.is_out_of_range
         assert "magnitude at most 1023, found 1024" in unfit.reason
@@ -103,7 +103,7 @@ class TestRange:
     )
     @pytest.mark.parametrize("is_plain", [True, False])
     def test_what_is_no_number_is_invalid_and_not_out_of_range(self, value, found, is_plain):
-        unfit = find_unfit(self.update(1, value, 3, 4, is_plain=is_plain), SCALING, 2)
+        unfit = self.update(1, value, 3, 4, is_plain=is_plain).find_unfit(SCALING, 2)
 
         assert not unfit.is_out_of_range
         assert unfit.reason.startswith("tensor 'b', element 1: expected a finite value")
@@ -112,7 +112,7 @@ class TestRange:
     def test_the_first_unfit_tensor_is_named(self):
         update = read(("b", floats(1, 2, 3, np.nan)), ("a", floats(np.nan, 1, 2)))
 
-        assert find_unfit(update, SCALING, 1).reason.startswith("tensor 'b', element 3")
+        assert update.find_unfit(SCALING, 1).reason.startswith("tensor 'b', element 3")
 
     def test_values_that_lie_anywhere_in_a_body_are_read_where_they_are(self):
         body = bytearray(1 + 16)
@@ -120,9 +120,7 @@ class TestRange:
         assert not values.flags.aligned
         body[1:] = floats(1, 2, np.nan, 4).tobytes()
 
-        assert find_unfit(read(("b", values)), SCALING, 1).reason.startswith(
-            "tensor 'b', element 2"
-        )
+        assert read(("b", values)).find_unfit(SCALING, 1).reason.startswith("tensor 'b', element 2")
 
     def test_an_update_without_aggregated_tensors_fits(self):
-        assert find_unfit(read(("fixed", floats(1, 2))), SCALING, 1) is None
+        assert read(("fixed", floats(1, 2))).find_unfit(SCALING, 1) is None

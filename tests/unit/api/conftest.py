@@ -28,6 +28,7 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.api import plain_http
 from fl_cluster.api.bodies import BodyReader, ByteBudget
+from fl_cluster.api.contents import ContentReader
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.dialects import PACKED_TYPE
 from fl_cluster.api.gatekeeper import Gatekeeper
@@ -436,6 +437,7 @@ class Bench:
         replies = Replies(self.settings, view)
         services = Services(
             *(view, rounds, CheckInDesk(view, rounds), collector, visits, deliveries, replies),
+            contents=ContentReader(self.settings, view),
             gatekeeper=self.gatekeeper,
             proofs=self.proofs,
         )

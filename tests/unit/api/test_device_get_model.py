@@ -191,6 +191,25 @@ async def test_a_held_read_gets_the_model_as_soon_as_it_is_there(bench: Any, unt
         assert reply.tensors == model_of(1)
 
 
+async def test_while_the_model_is_being_made_a_read_is_held_beyond_what_is_configured(
+    bench: Any, until: Any
+) -> None:
+    await bench.open()
+    member = await bench.member(hold_ms=1)
+    for device in ("d1", "d2"):
+        await member.flat.check_in(device)
+    for device in ("d1", "d2"):
+        await member.flat.report(device, tensors={"w000": [10.0] * 3, "w001": [10.0] * 2})
+    reading = asyncio.create_task(member.flat.get_model(1))
+    await until(lambda: member.busy)
+    await asyncio.wait({reading}, timeout=0.1)
+    assert not reading.done()
+
+    await bench.finish_round()
+
+    assert (await reading).tensors == model_of(1)
+
+
 async def test_a_held_read_of_an_abandoned_round_gets_the_model_as_it_was(
     bench: Any, until: Any
 ) -> None:

@@ -102,6 +102,24 @@ async def ask(listener: plain_http.Listener, request: bytes) -> bytes:
         return await read_answer(reader)
 
 
+async def test_a_connection_need_not_be_tcp() -> None:
+    """A proxy on the same host may come through a socket in the file system."""
+    loop = asyncio.get_running_loop()
+    server = plain_http.PlainServer(a_plane())
+    ours, theirs = socket.socketpair()
+    await loop.connect_accepted_socket(server, theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+
+    writer.write(b"POST /echo HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
+    await asyncio.sleep(0)
+    writer.write(b"abc")
+    answer = await read_answer(reader)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    writer.close()
+    await server.drain(timeout_s=0.1)
+
+
 def undated(answer: bytes) -> bytes:
     return re.sub(
         rb"Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT", b"Date: D", answer
@@ -304,6 +322,20 @@ async def test_a_head_that_comes_too_slowly_is_cut_off_and_a_held_request_is_not
         answer = await read_answer(reader)
 
     assert answer.endswith(b"\r\n\r\nok")
+
+
+async def test_a_connection_that_is_kept_is_no_head_that_comes_too_slowly() -> None:
+    async with (
+        serving(a_plane(header_s=0.01)) as listener,
+        connected(listener) as (reader, writer),
+        connected(listener) as (slow_reader, slow_writer),
+    ):
+        for _ in range(2):
+            writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+            writer.write(b"ok")
+            assert (await read_answer(reader)).endswith(b"\r\n\r\nok")
+            slow_writer.write(b"POST /echo HTTP/1.1\r\nHo")
+            assert await slow_reader.read() == b""  # by now all connections were looked over
 
 
 async def test_an_idle_connection_is_closed() -> None:

@@ -36,6 +36,10 @@ def snapshot(member: Any) -> Any:
     return member.view.snapshot
 
 
+def ask(number: int) -> messages.RequestGetModel:
+    return messages.RequestGetModel(iteration=number)
+
+
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -247,7 +251,9 @@ async def test_a_models_answer_says_the_number_that_was_asked_for(
     async def load() -> Any:
         return member.view.base
 
-    negative = flat.decode(messages.ResponseGetModel, await replies.hand_out(FLAT, -3, 0, load))
+    negative = flat.decode(
+        messages.ResponseGetModel, await replies.hand_out(FLAT, ask(-3), 0, load)
+    )
 
     assert negative.reason == f"Get model for iteration {2**64 - 3}"
 
@@ -261,12 +267,12 @@ async def test_a_models_answer_is_built_once_for_a_round_and_again_for_the_next(
         loads.append(member.view.snapshot.ref)
         return member.view.base
 
-    first = await replies.hand_out(FLAT, 0, 0, load)
-    assert await replies.hand_out(FLAT, 0, 0, load) is first
-    await replies.hand_out(PACKED, 0, 0, load)
+    first = await replies.hand_out(FLAT, ask(0), 0, load)
+    assert await replies.hand_out(FLAT, ask(0), 0, load) is first
+    await replies.hand_out(PACKED, ask(0), 0, load)
     await member.flat.check_in("d1")
     await bench.give_up_round()
-    later = await replies.hand_out(FLAT, 0, 0, load)
+    later = await replies.hand_out(FLAT, ask(0), 0, load)
 
     assert [ref.number for ref in loads] == [1, 1, 2]
     assert flat.decode(messages.ResponseGetModel, later).iteration == 2

@@ -54,11 +54,16 @@ def test_a_scheduler_leaves_what_concerns_servers_to_them(bench):
 def test_values_are_checked_in_full_before_their_feature_is_refused(bench):
     messages = bench.problems(
         bench.server,
-        {"encrypt.encrypt_type": "DP_ENCRYPT", "encrypt.dp_encrypt.dp_eps": -1},
+        {
+            "encrypt.encrypt_type": "PW_ENCRYPT",
+            "encrypt.pw_encrypt.share_secrets_ratio": -1.0,
+            "encrypt.pw_encrypt.cipher_time_window": 1_000,
+            "encrypt.pw_encrypt.reconstruct_secrets_threshold": 1,
+        },
     )
 
-    assert "'encrypt.dp_encrypt.dp_eps': value is expected >0.000000" in messages[0]
-    assert "asks for differential privacy" in messages[1]
+    assert "'encrypt.pw_encrypt.share_secrets_ratio': value is expected" in messages[0]
+    assert "asks for secure aggregation" in messages[1]
 
 
 def test_every_row_names_a_value_that_its_key_can_have():

@@ -69,6 +69,7 @@ def test_the_authority_is_the_only_one_that_is_trusted(whole):
         ("fl://h:1/?job=a&ca=AAAA", "do not belong together"),
         ("fl://h:1/?job=a&ca_sha256=00", "do not belong together"),
         ("fl://h:1/?job=a&ca=A", "ca is damaged"),
+        ("fl://h:1/?job=a\udc8e", "damaged"),
     ],
 )
 def test_a_line_that_was_damaged_on_its_way_is_refused(text, complaint):

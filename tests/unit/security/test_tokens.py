@@ -96,6 +96,12 @@ def test_an_end_that_is_none_or_is_over_is_refused(text):
         expiry(text, NOW_MS)
 
 
+@pytest.mark.parametrize("text", ["999999w", "9999-12-31T23:59-23:00"])
+def test_an_end_that_no_calendar_shows_is_refused(text):
+    with pytest.raises(ValueError, match=r"expected a lifetime|later than the year 9999"):
+        expiry(text, NOW_MS)
+
+
 def test_an_overlap_is_a_lifetime_only():
     assert lifetime_ms("7d") == 7 * 86_400_000
     with pytest.raises(ValueError, match="expected a time such as 30d"):
@@ -121,6 +127,9 @@ sha256:{digest_of("another-good-token-here")} site-c
     assert found["line-7"].state(NOW_MS) == "expired"
 
 
+OTHER = "o" * 30
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -132,6 +141,9 @@ sha256:{digest_of("another-good-token-here")} site-c
         (f"{TOKEN} expires=30d", "in a file it is a day"),
         (f"{TOKEN} expires=never", "expected a lifetime"),
         (f"{TOKEN} a b", "expected TOKEN"),
+        (f"{OTHER} {TOKEN}", "a label that looks like a token may be one"),
+        (f"{OTHER} role={TOKEN}", "line 1: expected TOKEN"),
+        (f"{OTHER} expires={TOKEN}", "line 1: expected TOKEN"),
         (f"{TOKEN} {{x}}", "a label has up to 64"),
         (f"{TOKEN} a\n{TOKEN} b", "line 2: the token is that of an earlier line"),
     ],

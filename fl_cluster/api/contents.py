@@ -1,0 +1,114 @@
+"""What an update holds, whatever form it came in: weights, sparse differences, or signs.
+
+The form decides nothing about the round: whether the update is wanted is asked first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import numpy as np
+
+from fl_cluster.aggregate.admission import read_update
+from fl_cluster.aggregate.layout import Place
+from fl_cluster.aggregate.partial import Contribution, Unfit
+from fl_cluster.compression.diff_sparse_quant import Unreadable, find_unreadable
+from fl_cluster.compression.quant import Chunk
+from fl_cluster.config.schema import EncryptType, Settings, UploadCompression
+from fl_cluster.privacy.signds import Signs, find_unfit
+from fl_cluster.service.contributions import (
+    Choices,
+    OtherRoundUpdate,
+    SignUpdate,
+    SparseUpdate,
+)
+from fl_cluster.service.ledger import INLINE_ELEMENTS
+from fl_cluster.service.view import JobView
+from fl_cluster.wire.messages import RequestUpdateModel
+
+
+class ContentReader:
+    """Reads updates on behalf of one member."""
+
+    def __init__(self, settings: Settings, view: JobView) -> None:
+        self._view = view
+        self._signs = settings.encrypt.signs
+        self._takes_signs = settings.encrypt.kind is EncryptType.SIGNDS
+        self._takes_sparse = settings.compression.upload is UploadCompression.DIFF_SPARSE_QUANT
+        self._choices = Choices()
+
+    async def read(self, sent: RequestUpdateModel) -> Contribution | Unfit:
+        """The update, or why it cannot be one of this job."""
+        if sent.upload_compress_type != 0:
+            return await self._sparse(sent)
+        if sent.feature_map is None:
+            return Unfit("feature_map is missing")
+        if self._takes_signs and sent.sign != 0:
+            return self._signed(sent)
+        entries = (
+            (entry.weight_fullname, entry.data)
+            for entry in sent.feature_map
+            if entry.weight_fullname is not None and entry.data is not None
+        )
+        return read_update(self._view.layout, entries, is_plain=sent.plain_weights)
+
+    def _signed(self, sent: RequestUpdateModel) -> SignUpdate | Unfit:
+        places = self._places(entry.weight_fullname for entry in sent.feature_map or ())
+        if isinstance(places, Unfit):
+            return places
+        if sent.index_array is None:
+            return Unfit("index_array is missing")
+        indices = np.array(sent.index_array, np.int32)
+        unfit = find_unfit(sent.sign, indices, sum(place.tensor.size for place in places))
+        if unfit is not None:
+            return Unfit(unfit.reason)
+        rate = self._signs.global_learning_rate
+        return SignUpdate(places, Signs(sent.sign, indices), rate)
+
+    async def _sparse(self, sent: RequestUpdateModel) -> Contribution | Unfit:
+        if not self._takes_sparse:
+            return Unfit("the update is compressed, and this job takes plain float32 tensors")
+        rate = self._view.parameters.upload_sparse_rate
+        if np.float32(sent.upload_sparse_rate) != np.float32(rate):
+            found = f"found {sent.upload_sparse_rate}"
+            return Unfit(f"expected an upload_sparse_rate of {rate}, as at the check-in; {found}")
+        places = self._places(sent.name_vec or ())
+        if isinstance(places, Unfit):
+            return places
+        chunks = [
+            Chunk(entry.compress_data, entry.min_val, entry.max_val)
+            for entry in sent.compress_feature_map or ()
+            if entry.compress_data is not None
+        ]
+        if sent.iteration != self._view.snapshot.ref.number:
+            await self._view.refresh()
+        if sent.iteration != self._view.snapshot.ref.number:
+            return OtherRoundUpdate()
+        return await self._readable(places, chunks, rate)
+
+    async def _readable(
+        self, places: list[Place], chunks: list[Chunk], rate: float
+    ) -> SparseUpdate | Unfit:
+        number = self._view.snapshot.ref.number
+        sizes = tuple(place.tensor.size for place in places)
+        if sum(sizes) <= INLINE_ELEMENTS:
+            kept = self._choices.of(number, rate, sizes)
+        else:
+            kept = await asyncio.to_thread(self._choices.of, number, rate, sizes)
+        unreadable: Unreadable | None = find_unreadable(chunks, kept)
+        if unreadable is not None:
+            return Unfit(unreadable.reason)
+        return SparseUpdate(places, chunks, kept)
+
+    def _places(self, names: Iterable[str | None]) -> list[Place] | Unfit:
+        """Where the named tensors lie; each may be named once."""
+        places: list[Place] = []
+        for name in names:
+            place = self._view.layout.find(name or "")
+            if place is None:
+                return Unfit(f"tensor {name!r} is not in the model")
+            if place in places:
+                return Unfit(f"tensor {name!r} came twice")
+            places.append(place)
+        return places or Unfit("the update names no tensor")
