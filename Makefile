@@ -20,7 +20,7 @@ $(READY): pyproject.toml setup.py $(wildcard native/*.c native/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found on PATH"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev,embedded,examples,fuzz]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev,embedded,examples]"
 	$(BIN)/fl-cluster --version
 	@touch $@
 
@@ -63,6 +63,7 @@ native-san: $(READY) ## the extensions under address and undefined-behaviour san
 	PYTHON=$(abspath $(BIN)/python) tests/native/run_sanitized.sh
 
 fuzz: $(READY) ## each fuzzer for SECONDS (60), WORKERS at a time
+	$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install --quiet "atheris>=3"
 	ls fuzz/*.py | xargs -P $(WORKERS) -I{} $(BIN)/python {} --seconds $(or $(SECONDS),60)
 
 bench: $(READY) ## measure, and print the table of docs/performance.md
