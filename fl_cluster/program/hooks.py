@@ -25,6 +25,9 @@ FAILURES = {
     Reason.AGGREGATE_FAILED: "Weight aggregation failed, current iteration: {number}",
     Reason.RETRAINED_UNFIT: "Weight aggregation failed, current iteration: {number}",
     Reason.JOB_DISABLED: "Disable instance",
+    Reason.STORE_LOST: (
+        "The instance status info stored in distributed cache is empty, current iteration: {number}"
+    ),
     Reason.JOB_RESTARTED: "New instance",
 }
 """How a round ended that has no new model; the last one is ours, the others are the original's."""

@@ -58,6 +58,8 @@ class Reason(StrEnum):
     """What the worker handed in holds NaN or infinity."""
     JOB_DISABLED = "job_disabled"
     JOB_RESTARTED = "job_restarted"
+    STORE_LOST = "store_lost"
+    """The store came back without it."""
 
 
 @dataclass(frozen=True, slots=True)

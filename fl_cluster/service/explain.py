@@ -377,6 +377,7 @@ WHY: Mapping[Reason, str] = {
     Reason.RETRAINED_UNFIT: "the worker handed in NaN or infinity",
     Reason.JOB_DISABLED: "the job was disabled",
     Reason.JOB_RESTARTED: "a new run was asked for",
+    Reason.STORE_LOST: "Redis lost what it held of it",
 }
 """Why a round is abandoned, with the setting that decides it."""
 

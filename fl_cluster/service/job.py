@@ -11,7 +11,7 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
 from fl_cluster.errors import StartupError
-from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.service.methods import plan_of, rule_of
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import JobRecord, ModelRecord
@@ -69,17 +69,22 @@ async def rebuild_job(
 ) -> None:
     """Create the records again from what a member holds, after the store has lost them.
 
-    The round that was under way is tried again under its own number; its attempt grows, so
-    that nothing of the first try is taken for the second.  A member that had not seen the
-    newest round leaves this to one that had.  What an operator has disabled stays so.
+    The round that was under way is given up, and the next one starts from the same model:
+    devices whose updates are lost wait for the end of this one, and would wait in vain.  Its
+    attempt grows, so that nothing of the first try is taken for the second.  A member that had
+    not seen the newest round leaves this to one that had.  What an operator has disabled stays
+    so.
     """
     await stores.jobs.nominate(lost.number)
     await asyncio.sleep(NOMINATIONS_S)
     if await stores.jobs.nominate(lost.number) > lost.number:
         logger.info("another server holds a newer round than %d", lost.number)
         return
-    if await _create(stores, job, held, attempt=lost.attempt + 1, is_disabled=is_disabled):
-        logger.warning("the job is in the store again: round %d is tried again", lost.number)
+    again = RoundRef(job.instance, held.number + 1, lost.attempt + 1)
+    if await _create(stores, job, held, attempt=again.attempt, is_disabled=is_disabled):
+        # Whoever dies before this leaves a round that devices may join as it is.
+        await stores.rounds.abort(again, Reason.STORE_LOST)
+        logger.warning("the job is in the store again: round %d is given up", again.number)
 
 
 async def _create(

@@ -125,7 +125,7 @@ def explain_fault(fault: FlClusterError) -> Explanation:
             sentence=f"Redis has lost what it held of this job ({fault}).",
             waiting_for="server",
             then="a server that still runs brings back what it holds; the round under way is "
-            "tried again from the newest weights",
+            "given up, and the next one starts from the newest weights",
         )
     if not isinstance(fault, StoreUnavailable):
         return Explanation(

@@ -52,6 +52,17 @@ class Point(StrEnum):
     """The next round is open; what the old one needs no more is still there."""
 
 
+OF_HYBRID_ROUNDS = frozenset(
+    {
+        Point.AFTER_AGGREGATE_BEFORE_HAND_OVER,
+        Point.AFTER_BLOB_BEFORE_PUSH,
+        Point.AFTER_PUSH_BEFORE_ANSWER,
+        Point.AFTER_CONCLUDE_BEFORE_ANSWER,
+    }
+)
+"""Points that no other round comes to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Armed:
     """The point to end at, and how many visits it takes."""

@@ -111,6 +111,12 @@ def attempt_of(ref: str) -> int:
     return int(ref.split("@", 1)[0].split(".")[1])
 
 
+def again_of(ref: str) -> str:
+    """The reference of the next attempt at it."""
+    number, instance = number_of(ref), ref.split("@", 1)[1]
+    return f"{number}.{attempt_of(ref) + 1}@{instance}"
+
+
 def next_of(ref: str) -> str:
     """The reference of the round after it."""
     return f"{number_of(ref) + 1}.1@{ref.split('@', 1)[1]}"

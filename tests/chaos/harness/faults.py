@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from redis import exceptions
 
-from fl_cluster.telemetry.points import Point
+from fl_cluster.telemetry.points import OF_HYBRID_ROUNDS, Point
 from harness.machine import until
 from harness.processes import Process
 from harness.world import DRAIN_S, World
@@ -90,7 +90,7 @@ LATEST_FINISH = 3
 
 def point_to_end_at(source: random.Random) -> str:
     """A point, the visit at which it strikes, and how."""
-    point = source.choice(tuple(Point))
+    point = source.choice([each for each in Point if each not in OF_HYBRID_ROUNDS])
     latest = {
         Point.AFTER_CLAIM_BEFORE_FOLD: LATEST_FOLD,
         Point.AFTER_FOLD_BEFORE_COMMIT: LATEST_FOLD,

@@ -30,6 +30,7 @@ from harness.checks import (
     Counted,
     Finished,
     Violation,
+    again_of,
     attempt_of,
     check_model,
     check_positions,
@@ -183,7 +184,8 @@ class Witness:
         if not self.ref:
             await self._begin(ref)
         elif self.loss_is_expected:
-            if attempt_of(ref) <= attempt_of(self.ref):
+            seen, known = ((number_of(r), attempt_of(r)) for r in (ref, self.ref))
+            if seen <= known:
                 return  # what Redis came back with, if anything, is to be replaced
             await self._begin_again(ref, models)
         while number_of(self.ref) < number_of(ref):
@@ -202,16 +204,17 @@ class Witness:
         self.ref = ref
 
     async def _begin_again(self, ref: str, models: Mapping[str, str]) -> None:
-        """Redis forgot the round: the same number again, from the model that the last one had."""
-        if number_of(ref) != number_of(self.ref):
+        """Redis forgot the round: it is given up in a new attempt, with the model it had."""
+        number = number_of(self.ref)
+        if number_of(ref) - number not in (0, 1):
             raise Violation("finished rounds survive", f"{self.ref} is followed by {ref}")
-        record = json.loads(models[str(number_of(ref) - 1)])
+        record = json.loads(models[str(number - 1)])
         if record["sha256"] != job.digest(self._base):
             raise Violation("finished rounds survive", f"{ref} starts from another model")
         self._listen()
-        void = self._told.pop(number_of(ref), [])
+        void = self._told.pop(number, [])
         self.tally.acknowledged -= sum(line.word is Word.ACKNOWLEDGED for line in void)
-        self.ref, self.loss_is_expected = ref, False
+        self.ref, self.loss_is_expected = again_of(self.ref), False
         self._void_left = VOID_AFTER_LOSS
 
     def _note_times(self, fields: Mapping[str, str], now_ms: int) -> None:

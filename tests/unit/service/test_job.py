@@ -15,7 +15,7 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import JobLost, StartupError, StoreUnavailable
-from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.service.job import StartingPoint, open_job, plan_of, rebuild_job
 from fl_cluster.service.view import JobView, Stores
@@ -272,7 +272,7 @@ class TestRebuild:
         held = StartingPoint(view.base.model, view.base.record.number)
         await rebuild_job(stores, view.job, held, view.snapshot.ref)
 
-    async def test_the_round_is_tried_again_under_its_number_from_the_same_model(self, held):
+    async def test_the_round_is_given_up_under_its_number_and_from_the_same_model(self, held):
         stores, view = held[0]
         digest, job = view.base.model.digest, view.job
 
@@ -280,6 +280,7 @@ class TestRebuild:
         await view.refresh()
 
         assert view.snapshot.ref == RoundRef("run-1", 5, attempt=2)
+        assert (view.snapshot.phase, view.snapshot.reason) == ("abandoning", Reason.STORE_LOST)
         assert (view.base.model.digest, view.job) == (digest, job)
 
     async def test_members_that_rebuild_together_leave_the_model_in_place(self, empty, held):

@@ -1,0 +1,463 @@
+"""A port that speaks TLS: who comes in, and what is said on both sides when somebody does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from fl_cluster.security import tls_door
+from fl_cluster.security.identities import IdentityFiles
+from fl_cluster.security.tls import Tls, TlsFiles
+from fl_cluster.security.tls_door import TlsDoor
+from fl_cluster.security.tls_trouble import explain_incoming, explain_outgoing, is_cut_off
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+MOST_S = 10.0
+
+
+def tls_of(certificates: Any, server: str = "server", outgoing: str = "client") -> Tls:
+    """TLS of the folder's two certificates, with its revocation list in force."""
+
+    def files(side: str, name: str) -> IdentityFiles:
+        return IdentityFiles(
+            side, certificates.path(f"{name}.crt"), certificates.path(f"{name}.key")
+        )
+
+    made = Tls(
+        TlsFiles(
+            server=files("server", server),
+            outgoing=files("client", outgoing),
+            authority=certificates.path("ca.crt"),
+            revocations=certificates.path("ca.crl"),
+            ciphers="ECDHE-ECDSA-AES256-GCM-SHA384",
+        )
+    )
+    made.load()
+    return made
+
+
+def served_by(certificates: Any, name: str) -> ssl.SSLContext:
+    """A server's context with a certificate that no process of ours would start with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.path(f"{name}.crt"), certificates.path(f"{name}.key"))
+    return context
+
+
+def device_of(certificates: Any) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates.path("ca.crt"))
+
+
+@dataclass
+class Echo:
+    """A door behind which every word is answered."""
+
+    door: TlsDoor
+    caplog: pytest.LogCaptureFixture
+
+    @property
+    def port(self) -> int:
+        found: int = self.door.sockets[0].getsockname()[1]
+        return found
+
+    async def says(self) -> str:
+        """The door's next complaint, without its beginning."""
+        start = " refused a connection from 127.0.0.1: "
+        async with asyncio.timeout(MOST_S):
+            while not (lines := [r.message for r in self.caplog.records if start in r.message]):
+                await asyncio.sleep(0.005)
+        [line] = lines
+        assert line.startswith(f"TLS on 127.0.0.1:{self.port}:")
+        return line.partition(start)[2]
+
+
+@asynccontextmanager
+async def echo(
+    context: ssl.SSLContext, caplog: pytest.LogCaptureFixture, *, most: int = 100
+) -> AsyncIterator[Echo]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while heard := await reader.read(100):
+                writer.write(heard)
+        writer.close()
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(answer(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def protocol() -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), accept)
+
+    door = await TlsDoor.open(protocol, ("127.0.0.1", 0), context, most_handshakes=most)
+    try:
+        yield Echo(door, caplog)
+    finally:
+        door.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=MOST_S)
+
+
+async def talk(port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
+    """Connect by that name and have a word answered."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, server_hostname=host
+    )
+    try:
+        writer.write(b"word")
+        assert await reader.readexactly(4) == b"word"
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def refusal(port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> str:
+    """Why connecting failed, as the side that connects says it."""
+    with pytest.raises(OSError, match=r".*") as raised:
+        await talk(port, context, host)
+    assert not is_cut_off(raised.value), "the other end has said why"
+    return explain_outgoing(raised.value)
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def tell(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Callable[..., None]:
+    """Runs a coroutine on each of the event loops that a process may have."""
+    caplog.set_level(logging.DEBUG, logger="fl_cluster")
+
+    def run(story: Awaitable[None]) -> None:
+        async def timed() -> None:
+            async with asyncio.timeout(3 * MOST_S):
+                await story
+
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            runner.run(timed())
+
+    return run
+
+
+def test_who_fits_comes_in(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        tls = tls_of(certificates)
+        async with echo(tls.public_server(), caplog) as server:
+            await asyncio.gather(*(talk(server.port, device_of(certificates)) for _ in range(20)))
+        async with echo(tls.mutual_server(), caplog) as server:
+            await talk(server.port, tls.outgoing())
+
+    tell(story())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_plain_text_is_answered_in_plain_text(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"POST /updateModel HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+            writer.write(b"something")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            assert b"Connection: close\r\n" in head
+            assert await reader.readline() == tls_door.PLAIN_TEXT
+            writer.close()
+            expected = "it speaks plain text, and this port speaks TLS: https:// is meant"
+            assert await server.says() == expected
+
+    tell(story())
+
+
+@pytest.mark.parametrize("first", [b"PING\r\n", b"\x00\x01\x02\x03\x04\x05\x06\x07", b"\x16\x03"])
+def test_whatever_is_said_first_the_port_goes_on(
+    certificates: Any,
+    tell: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    first: bytes,
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(first)
+            await writer.drain()
+            writer.close()
+            await talk(server.port, device_of(certificates))
+
+    tell(story())
+
+
+def test_a_wrong_authority_is_told_on_both_sides(
+    certificates: Any,
+    tell: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    make_certificates: Callable[[Path], Any],
+) -> None:
+    other = make_certificates(tmp_path / "other")
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            assert await refusal(server.port, device_of(other)) == (
+                "its certificate is refused: it does not come from the CA that is trusted here"
+                " (wrong CA certificate)"
+            )
+            assert await server.says() == (
+                "it refused this server: it does not know the authority of the certificate shown"
+                " to it; both ends need the same CA certificate"
+            )
+
+    tell(story())
+
+
+def test_a_wrong_host_name_is_told_on_both_sides(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            said = await refusal(server.port, device_of(certificates), "fl.example.org")
+            assert said.startswith("its certificate is refused: it is for another host (")
+            assert "fl.example.org" in said
+            assert "not for the name it asked for" in await server.says()
+
+    tell(story())
+
+
+def test_an_expired_certificate_is_told_on_both_sides(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    old(certificates)
+    certificates.issue("odd", hosts=("127.0.0.1",), days=(-3, -1))
+
+    async def story() -> None:
+        async with echo(served_by(certificates, "odd"), caplog) as server:
+            said = await refusal(server.port, device_of(certificates))
+            assert said.startswith(
+                "its certificate is refused: it has expired (this host's clock says 2"
+            )
+            heard = await server.says()
+            assert "has expired: renew it, or set its clock" in heard
+
+    tell(story())
+
+
+def test_a_clock_that_is_off_is_told_from_an_expired_certificate(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates.issue("odd", hosts=("127.0.0.1",), days=(1, 3))
+
+    async def story() -> None:
+        async with echo(served_by(certificates, "odd"), caplog) as server:
+            said = await refusal(server.port, device_of(certificates))
+            assert said.startswith("its certificate is refused: it is not valid yet; this host's")
+            assert said.endswith("one of the two clocks is off")
+            assert "not valid yet by its clock" in await server.says()
+
+    tell(story())
+
+
+def test_a_revoked_certificate_is_told_on_both_sides(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates.run("issue", "leaver")
+    leaver = tls_of(certificates, outgoing="leaver").outgoing()
+    certificates.run("revoke", "leaver")
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).mutual_server(), caplog) as server:
+            said = await refusal(server.port, leaver)
+            assert said == "it refused this connection: the certificate shown to it was revoked"
+            assert await server.says() == "its certificate is refused: it was revoked"
+
+    tell(story())
+
+
+def test_who_shows_no_certificate_is_told_so_on_both_sides(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).mutual_server(), caplog) as server:
+            said = await refusal(server.port, device_of(certificates))
+            assert said == (
+                "it refused this connection: it asks for a certificate and none was shown"
+            )
+            assert await server.says() == (
+                "TLS failed: it showed no certificate, and this port asks for one"
+            )
+
+    tell(story())
+
+
+def test_no_common_version_or_cipher_is_told_on_both_sides(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    device = device_of(certificates)
+    device.maximum_version = ssl.TLSVersion.TLSv1_2
+    device.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            said = await refusal(server.port, device)
+            assert said == "it refused this connection: there is no cipher that both ends allow"
+            assert "there is no cipher that both ends allow" in await server.says()
+        caplog.clear()
+        async with echo(tls_of(certificates).mutual_server(), caplog) as server:
+            said = await refusal(server.port, device)
+            assert "no common version of TLS" in said
+            assert "no common version of TLS" in await server.says()
+
+    tell(story())
+
+
+def test_tls_to_a_plain_port_is_told_where_it_was_tried(
+    certificates: Any, tell: Callable[..., None]
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            assert await refusal(port, device_of(certificates)) == (
+                "it does not speak TLS there: its port is plain, or another program's"
+            )
+
+    tell(story())
+
+
+def test_the_same_complaint_is_made_once_in_a_while(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            for _ in range(5):
+                await refusal(server.port, device_of(certificates), "fl.example.org")
+            await server.says()
+
+    tell(story())
+
+
+def test_complaints_are_remembered_for_so_many_hosts_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tls_door, "REMEMBERED", 3)
+    complaints = tls_door.Complaints("TLS")
+    for number in range(10):
+        complaints.add(f"10.0.0.{number}", "why")
+    assert len(complaints._said) == 3
+
+
+def test_handshakes_that_do_not_go_on_are_bounded_in_number(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog, most=3) as server:
+            silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+            async with asyncio.timeout(MOST_S):
+                while len(server.door._entering) < 3:
+                    await asyncio.sleep(0.005)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            assert await reader.read() == b"", "one too many is closed at once"
+            writer.close()
+            for each in silent:
+                each.close()
+            async with asyncio.timeout(MOST_S):
+                while server.door._entering:
+                    await asyncio.sleep(0.005)
+            await talk(server.port, device_of(certificates))
+
+    tell(story())
+
+
+def test_a_handshake_that_does_not_go_on_ends(
+    certificates: Any,
+    tell: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tls_door, "HANDSHAKE_S", 0.2)
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"\x16\x03\x01\x02\x00")
+            assert await reader.read() == b""
+            writer.close()
+
+    tell(story())
+
+
+def test_a_closed_door_leaves_no_handshake_and_no_port(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            port = server.port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(MOST_S):
+                while not server.door._entering:
+                    await asyncio.sleep(0.005)
+        assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        assert not server.door._entering
+
+    tell(story())
+
+
+def test_a_port_in_use_is_the_systems_own_error(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            with pytest.raises(OSError, match="in use"):
+                context = tls_of(certificates).public_server()
+                await TlsDoor.open(asyncio.Protocol, ("127.0.0.1", server.port), context)
+
+    tell(story())
+
+
+def test_what_is_not_about_tls_has_no_explanation() -> None:
+    assert explain_outgoing(ConnectionRefusedError(111, "refused")) == ""
+    assert is_cut_off(ConnectionResetError(104, "reset"))
+    assert explain_incoming(TimeoutError()) == "the TLS handshake did not end: TimeoutError"
+    odd = ssl.SSLError(1, "[SSL: ODD] odd")
+    assert explain_outgoing(odd).startswith("TLS failed: ")
+
+
+def test_a_fault_is_explained_by_what_caused_it() -> None:
+    try:
+        try:
+            raise ssl.SSLEOFError(8, "EOF occurred")
+        except OSError as exc:
+            raise ValueError("wrapped") from exc
+    except ValueError as wrapped:
+        assert explain_outgoing(wrapped).endswith("is that a TLS port?")
+        assert is_cut_off(wrapped)
+
+
+def old(certificates: Any) -> None:
+    """Let the folder's authority be ten days old."""
+    from fl_cluster.security import authority
+
+    (Path(certificates.folder) / "ca.key").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(authority, "BACKDATED", timedelta(days=10))
+        certificates.run("init")
