@@ -72,6 +72,27 @@ def redis_program() -> str:
     pytest.skip(missing)
 
 
+def speaks_tls(program: Path) -> bool:
+    """Whether the redis-server was built with TLS; without certificates it ends at once."""
+    tried = subprocess.run(
+        [program, "--port", "0", "--tls-port", "1"], capture_output=True, text=True, check=False
+    )
+    return "Bad directive" not in tried.stdout + tried.stderr
+
+
+@pytest.fixture(scope="session")
+def tls_redis_program() -> str:
+    """The path of a redis-server that was built with TLS, which those of pip packages are not."""
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
+    for folder in dict.fromkeys(folders):
+        program = Path(folder) / "redis-server"
+        if program.exists() and speaks_tls(program):
+            return str(program)
+    if os.environ.get("CI") == "true":
+        pytest.fail("no redis-server with TLS: install the package redis-server")
+    pytest.skip("no redis-server with TLS")
+
+
 PORTS = range(15_000, 32_000)
 """Below the range from which Linux takes ports for outgoing connections."""
 
@@ -218,6 +239,30 @@ def start_redis(redis_program: str) -> Iterator[Callable[..., RedisProcess]]:
 def redis_server(start_redis: Callable[..., RedisProcess]) -> RedisProcess:
     """A Redis without persistence that belongs to this test alone."""
     return start_redis()
+
+
+@pytest.fixture
+def start_tls_redis(
+    tls_redis_program: str, certificates: Certificates
+) -> Iterator[Callable[..., tuple[RedisProcess, int]]]:
+    """Starts a Redis that shows the folder's `server`, or another; the second is its TLS port."""
+    started: list[RedisProcess] = []
+
+    def start(*options: str, shows: str = "server") -> tuple[RedisProcess, int]:
+        port = pick_free_port()
+        files = {"cert": f"{shows}.crt", "key": f"{shows}.key", "ca-cert": "ca.crt"}
+        words = [
+            word
+            for kind, file in files.items()
+            for word in (f"--tls-{kind}-file", certificates.path(file))
+        ]
+        process = RedisProcess(tls_redis_program, "--tls-port", str(port), *words, *options)
+        started.append(process)
+        return process, port
+
+    yield start
+    for process in started:
+        process.remove()
 
 
 class DeviceAuthority:

@@ -38,6 +38,9 @@ HEARTBEAT_S = 0.5
 REFUSED = ("refused", "Error 111 ", "Connect call failed", "No such file")
 """What different event loops say when nobody listens on a port or a socket."""
 
+HUNG_UP = ("reset by peer", "closed by server")
+"""What becomes of plain text on a port that speaks TLS, among other reasons."""
+
 IN_THE_CLEAR = (
     "enable_ssl is true, but distributed_cache.address begins with redis://, which means Redis is"
     " spoken to in the clear: write rediss:// or host:port for TLS"
@@ -159,7 +162,10 @@ def _link_failed(settings: JobSettings, fault: FlClusterError) -> StoreUnavailab
     )
     if not isinstance(fault, StoreUnavailable):
         return _LinkFailed(sentence, str(fault))
-    return _LinkFailed(sentence, f"{fault.reason.rstrip('.')}; {explain_fault(fault).change}")
+    change = explain_fault(fault).change
+    if settings.cache.address.kind is CacheKind.TCP and any(w in fault.reason for w in HUNG_UP):
+        change = f"{change}; if it speaks TLS there, begin its address with rediss://"
+    return _LinkFailed(sentence, f"{fault.reason.rstrip('.')}; {change}")
 
 
 def _explained(settings: JobSettings, fault: StoreUnavailable) -> StoreUnavailable:

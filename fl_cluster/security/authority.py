@@ -8,6 +8,7 @@ Not here: files (app.certs_command), and whether a certificate is fit to be used
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,6 +33,9 @@ from fl_cluster.security.identities import Key, names_of
 
 BACKDATED = timedelta(hours=1)
 """Hosts whose clocks are a little behind shall not refuse what is new."""
+
+HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\Z")
+LONGEST_HOST = 253
 
 LONGEST_NAME = 64
 """RFC 5280's bound on a CN."""
@@ -202,9 +206,12 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        return x509.DNSName(host.encode("idna").decode() if not host.isascii() else host)
-    except ValueError as exc:
+        ascii_name = host.encode("idna").decode() if not host.isascii() else host
+    except UnicodeError as exc:
         raise StartupError(f"--host {host}: neither a name nor an address: {exc}") from exc
+    if not HOST_NAME.match(ascii_name) or len(ascii_name) > LONGEST_HOST:
+        raise StartupError(f"--host {host!r}: neither a name nor an address")
+    return x509.DNSName(ascii_name)
 
 
 def _builder(

@@ -17,9 +17,10 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
-from fl_cluster.security.tls_trouble import NOT_TLS, explain_incoming
+from fl_cluster.security.tls_trouble import NOT_TLS, explain_incoming, has_given_up
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,30 @@ ANSWER_TO_PLAIN_TEXT = (
     b"Connection: close\r\n\r\n%s" % (len(PLAIN_TEXT), PLAIN_TEXT)
 )
 
-Tell = Callable[[ssl.SSLError], None]
+LEFT = (
+    "it ended the connection when it had seen this server's certificate, as those do that trust"
+    " another CA, asked for another host, or whose clock is off"
+)
 
-_on_failure: ContextVar[Tell] = ContextVar("on_failure")
-"""Who hears of the failure of the handshake that the current task began."""
+
+@dataclass(slots=True)
+class _Attempt:
+    """One handshake: who hears why it failed, and how far it came."""
+
+    tell: Callable[[str], None]
+    has_answered: bool = False
+    """Whether our side has sent anything."""
+    has_told: bool = False
+
+    def explain(self, reason: str) -> None:
+        """Tell why it failed, unless that was done."""
+        if not self.has_told:
+            self.has_told = True
+            self.tell(reason)
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("attempt")
+"""The handshake that the current task began."""
 
 
 class _Handshake(ssl.SSLObject):
@@ -62,18 +83,20 @@ class _Handshake(ssl.SSLObject):
         if self._failure is not None:
             self._incoming.read()
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "waiting for the other end")
+        attempt = _attempt.get()
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            attempt.has_answered |= self._outgoing.pending > 0
             raise
         except ssl.SSLError as exc:
+            attempt.explain(explain_incoming(exc))
+            if has_given_up(exc):
+                raise
             self._failure = exc
             if exc.reason in NOT_TLS:
                 self._outgoing.read()
                 self._outgoing.write(ANSWER_TO_PLAIN_TEXT)
-            tell = _on_failure.get(None)
-            if tell is not None:
-                tell(exc)
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "failed") from exc
 
     _incoming: ssl.MemoryBIO
@@ -166,7 +189,8 @@ class TlsDoor:
         loop.call_later(RESPITE_S, self._watch, listening)
 
     async def _let_in(self, accepted: socket.socket, host: str) -> None:
-        _on_failure.set(lambda exc: self._complaints.add(host, explain_incoming(exc)))
+        attempt = _Attempt(lambda reason: self._complaints.add(host, reason))
+        _attempt.set(attempt)
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
@@ -177,7 +201,9 @@ class TlsDoor:
                 ssl_shutdown_timeout=SHUTDOWN_S,
             )
         except (OSError, asyncio.CancelledError) as exc:
-            # What TLS minded has been said; the rest are peers that went away or said nothing.
+            # Who had said nothing, or went away at once, has not tried to be served.
+            if attempt.has_answered and isinstance(exc, ConnectionError):
+                attempt.explain(LEFT)
             logger.debug("nobody came in from %s: %s", host, exc)
             accepted.close()
 

@@ -74,7 +74,17 @@ def is_cut_off(fault: BaseException) -> bool:
     found = find_tls_error(fault)
     if found is None:
         return True
-    return isinstance(found, ssl.SSLEOFError) or found.reason == "UNEXPECTED_EOF_WHILE_READING"
+    return isinstance(found, ssl.SSLEOFError) or _reason(found) == "UNEXPECTED_EOF_WHILE_READING"
+
+
+def has_given_up(fault: ssl.SSLError) -> bool:
+    """Whether the other end said that it goes no further."""
+    return "_ALERT_" in _reason(fault)
+
+
+def _reason(fault: ssl.SSLError) -> str:
+    """OpenSSL's name for it; event loops make errors of their own, which have none."""
+    return getattr(fault, "reason", None) or ""
 
 
 def explain_outgoing(fault: BaseException) -> str:
@@ -84,7 +94,7 @@ def explain_outgoing(fault: BaseException) -> str:
         return ""
     if isinstance(found, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {_refused(found)}"
-    reason = found.reason or ""
+    reason = _reason(found)
     if reason in NOT_TLS:
         return "it does not speak TLS there: its port is plain, or another program's"
     if reason in ALERTS:
@@ -98,10 +108,10 @@ def explain_incoming(fault: BaseException) -> str:
     """What went wrong when somebody connected to our TLS port."""
     found = find_tls_error(fault)
     if found is None:
-        return f"the TLS handshake did not end: {fault or type(fault).__name__}"
+        return f"the TLS handshake did not end: {str(fault) or type(fault).__name__}"
     if isinstance(found, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {_refused(found)}"
-    reason = found.reason or ""
+    reason = _reason(found)
     if reason in NOT_TLS:
         return "it speaks plain text, and this port speaks TLS: https:// is meant"
     if reason in ALERTS:

@@ -57,6 +57,7 @@ class RetrainingDesk:
         snapshot = await self.wait()
         share = snapshot.share
         if share is None or not _offers(snapshot):
+            self._mean = None
             return None
         if self._mean is None or self._mean.record != share.aggregate:
             self._mean = None  # its memory may be needed for the next one

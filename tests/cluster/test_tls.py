@@ -75,7 +75,7 @@ class Sealed:
 @pytest.fixture
 def sealed(
     make_job: Callable[..., Any],
-    redis_program: str,
+    tls_redis_program: str,
     free_port: Callable[..., int],
 ) -> Iterator[Sealed]:
     job = make_job("127.0.0.1:1", "Sealed")
@@ -84,7 +84,17 @@ def sealed(
     port = free_port()
     redis = subprocess.Popen(
         [
-            *(redis_program, "--port", "0", "--tls-port", str(port), "--save", "", "--dir", "."),
+            *(
+                tls_redis_program,
+                "--port",
+                "0",
+                "--tls-port",
+                str(port),
+                "--save",
+                "",
+                "--dir",
+                ".",
+            ),
             *("--tls-cert-file", str(folder / "server.crt")),
             *("--tls-key-file", str(folder / "server.key")),
             *("--tls-ca-cert-file", str(folder / "ca.crt")),
@@ -123,8 +133,6 @@ def _until_it_serves(redis: subprocess.Popen[bytes]) -> None:
         said += line
         if b"Ready to accept connections" in line:
             return
-    if b"Bad directive" in said or b"TLS" in said:
-        pytest.skip("this redis-server was built without TLS")
     pytest.fail(said.decode())
 
 
@@ -250,6 +258,58 @@ def test_who_was_revoked_keeps_its_links_and_cannot_come_back(
 
     assert again.returncode != 0
     assert "revoked" in again.stdout + again.stderr
+
+
+def test_a_scheduler_that_was_revoked_is_refused_by_servers_that_run(
+    sealed: Sealed, free_port: Callable[..., int], wait_until: Callable[..., None]
+) -> None:
+    folder = sealed.job.folder
+    certs(folder, "issue", "leaver")
+    start(sealed)
+    certs(folder, "revoke", "leaver")
+    logs = [f"server_{sealed.job.http_port + index}/server.log" for index in (0, 1)]
+    for log in logs:
+        wait_until(
+            lambda log=log: "certificates were read again" in sealed.job.log(log),
+            "the server knows of it",
+            timeout_s=5,
+        )
+    address = f"127.0.0.1:{free_port()}"
+    # It does not know that it was revoked.
+    unknowing = {
+        "ssl.client_cert_path": "certs/leaver.crt",
+        "ssl.client_key_path": "certs/leaver.key",
+        "ssl.crl_path": "",
+    }
+    overrides = [f"--set={key}={value}" for key, value in unknowing.items()]
+    other = sealed.job.start_here(
+        "run_sched.py", f"--scheduler_manage_address={address}", *overrides
+    )
+    try:
+        for log in logs:
+            wait_until(
+                lambda log=log: "its certificate is refused: it was revoked" in sealed.job.log(log),
+                "the server says whom it refused",
+            )
+    finally:
+        other.terminate()
+        said, _ = other.communicate(timeout=20)
+    assert "it refused this connection: the certificate shown to it was revoked" in said
+    assert "is declared dead" not in said
+    assert len(sealed.state()["nodes"]) == 2, "the first scheduler keeps its links"
+
+
+def test_a_server_that_is_killed_is_found_dead_by_tls_as_well(
+    sealed: Sealed, wait_until: Callable[..., None]
+) -> None:
+    start(sealed)
+    wait_until(lambda: len(sealed.state()["nodes"]) == 2, "both servers are linked")
+    port = str(sealed.job.http_port + 1)
+    victim = next(p for p in sealed.job.processes() if any(port in w for w in p.cmdline()))
+    victim.kill()
+    victim.wait(10)
+    wait_until(lambda: len(sealed.state()["nodes"]) == 1, "one is left")
+    assert "is declared dead" in sealed.job.log("scheduler/scheduler.log")
 
 
 @pytest.mark.parametrize(

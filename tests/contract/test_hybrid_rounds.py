@@ -97,7 +97,8 @@ async def test_the_mean_is_handed_over_instead_of_published(stores: Stores) -> N
     assert snapshot.share == WorkerShare(at(20), MEAN)
     assert (snapshot.ended_at, snapshot.lease_member) == (None, None)
     assert snapshot.is_retraining
-    assert not (snapshot.needs_finishing or snapshot.is_collecting)
+    assert not snapshot.needs_finishing
+    assert not snapshot.is_collecting
 
 
 async def test_a_round_that_is_not_hybrid_hands_nothing_over(stores: Stores) -> None:
@@ -275,9 +276,7 @@ async def test_no_other_window_ends_the_workers_part(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("ref", OTHERS, ids=str)
-async def test_what_is_for_another_round_changes_nothing(
-    rounds: RoundStore, ref: RoundRef
-) -> None:
+async def test_what_is_for_another_round_changes_nothing(rounds: RoundStore, ref: RoundRef) -> None:
     before = await rounds.load()
 
     assert await rounds.hand_over(ref, "m1", MEAN, at(30)) is Verdict.MOVED_ON

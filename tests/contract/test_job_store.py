@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import Reason, RoundRef
+from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.store.ports import (
     ClaimRequest,
     JobRecord,
@@ -26,6 +27,7 @@ from fl_cluster.store.ports import (
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisJobStore
 from fl_cluster.store.redis.keys import JOBS, JobKeys
+from fl_cluster.store.redis.rounds import FINISHED_MS, RedisRoundStore
 
 if TYPE_CHECKING:
     from conftest import Stores
@@ -83,6 +85,25 @@ async def test_an_earlier_round_of_the_same_run_is_replaced_by_a_later_one(
     assert (snapshot.ref, snapshot.phase) == (RoundRef("run-1", 5, 2), "waiting")
     assert await stores.jobs.models() == {0: stores.model, 4: model}
     assert await again.check_in(snapshot.ref, [Offer("a", 1, 1)]) == [Verdict.ACCEPTED]
+
+
+async def test_the_keys_of_a_round_that_was_replaced_go_like_those_of_a_finished_one(
+    connection: Connection,
+) -> None:
+    keys = JobKeys("replaced")
+    jobs, rounds = RedisJobStore(connection, keys), RedisRoundStore(connection, keys)
+    model = ModelRecord(0, "model-0", 4, "00" * 32, (1,))
+    plan = RoundPlan(2, 2, 60_000, 60_000, 60_000)
+    job = JobRecord("run-1", 20, "{}", "[]")
+    first = RoundRef("run-1", 1)
+    assert await jobs.open(job, first, plan, model)
+    await rounds.check_in(first, [Offer("a", 1, 1)])
+    before_ms = await connection.command("PTTL", keys.cohort(str(first)))
+
+    assert await jobs.open(job, RoundRef("run-1", 5, 2), plan, replace(model, number=4))
+
+    assert before_ms > FINISHED_MS
+    assert 0 < await connection.command("PTTL", keys.cohort(str(first))) <= FINISHED_MS
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -205,11 +226,15 @@ def test_all_keys_of_a_job_are_in_one_slot() -> None:
     of_a_round = [
         getattr(keys, name)
         for name, kind in vars(JobKeys).items()
-        if isfunction(kind) and list(signature(kind).parameters) == ["self", "ref"]
+        if isfunction(kind)
+        and list(signature(kind).parameters) == ["self", "ref"]
+        and name != "of_round"
     ]
-    names += [key(str(RoundRef("run {x}", 7))) for key in of_a_round]
+    ref = str(RoundRef("run {x}", 7))
+    names += [key(ref) for key in of_a_round]
 
     assert len(of_a_round) >= 6
+    assert set(keys.of_round(ref)) <= set(names)
     assert len(names) == len(set(names))
     assert len({key_slot(name.encode()) for name in names}) == 1
 

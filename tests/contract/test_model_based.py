@@ -24,14 +24,23 @@ from hypothesis.stateful import (
 )
 
 from fl_cluster.rounds.events import Verdict
-from fl_cluster.rounds.phases import Collecting, Ending, Reason, RoundRef
+from fl_cluster.rounds.phases import (
+    Aggregating,
+    Collecting,
+    Ending,
+    Reason,
+    Retraining,
+    RoundRef,
+)
 from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.store.ports import (
     ClaimRequest,
     JobRecord,
+    Metrics,
     ModelRecord,
     Offer,
     Outcome,
+    Pushed,
     ReportBatch,
     RoundStore,
     Successor,
@@ -75,11 +84,14 @@ class TwoStores(RuleBasedStateMachine):
         size=st.sampled_from([1, 2, 3, 4, 4]),
         data=st.data(),
         w=st.tuples(windows, windows, windows),
+        is_hybrid=st.booleans(),
     )
-    def open(self, size: int, data: st.DataObject, w: tuple[int, int, int]) -> None:
+    def open(
+        self, size: int, data: st.DataObject, w: tuple[int, int, int], is_hybrid: bool
+    ) -> None:
         self.connection_do("FLUSHALL")
         goal = max(1, size - data.draw(st.sampled_from([0, 0, 1, 3])))
-        numbers = {"cohort_size": size, "report_goal": goal}
+        numbers = {"cohort_size": size, "report_goal": goal, "is_hybrid": is_hybrid}
         numbers |= zip(("select_window_ms", "report_window_ms", "round_window_ms"), w, strict=True)
         self.both = (type(self).make_memory_stores(), type(self).make_redis_stores(self.connection))
         self.rounds = [self.runner.run(stores.open(**numbers)) for stores in self.both]
@@ -125,6 +137,8 @@ class TwoStores(RuleBasedStateMachine):
         if isinstance(phase, Collecting):
             deadlines = phase.deadlines()
             self.now = deadlines[which % len(deadlines)][0] + offset
+        elif isinstance(phase, Retraining):
+            self.now = phase.deadline + offset
         elif isinstance(phase, Ending) and phase.lease is not None:
             self.now = phase.lease.until + offset
 
@@ -156,6 +170,8 @@ class TwoStores(RuleBasedStateMachine):
             phase, at = self.current().phase, self.at
             if isinstance(phase, Ending):
                 self.go_on_ending(phase, member)
+            elif isinstance(phase, Retraining):
+                self.go_on_retraining(phase, len(names))
             elif self.current().is_disabled:
                 self.an_operator_acts("enable")
             elif not isinstance(phase, Collecting):
@@ -169,8 +185,18 @@ class TwoStores(RuleBasedStateMachine):
     def go_on_ending(self, phase: Ending, member: str) -> None:
         if phase.lease is None:
             self.take_lease(member, 30, None)
+        elif isinstance(phase, Aggregating) and phase.plan.is_hybrid:
+            self.hand_over(phase.lease.member, 1, None)
         else:
             self.publish(phase.ref, phase.lease.member, self.current().successor)
+
+    def go_on_retraining(self, phase: Retraining, choice: int) -> None:
+        if phase.overdue(self.at) is not None:
+            self.tick(None)
+        elif phase.pushed is None and choice != 1:
+            self.push(choice, choice != 3, None)
+        else:
+            self.conclude(choice, None)
 
     def go_on_collecting(self, phase: Collecting, member: str, names: list[str]) -> None:
         idle = sorted(set(phase.cohort) - set(phase.claims) - set(phase.reports))
@@ -217,6 +243,24 @@ class TwoStores(RuleBasedStateMachine):
         ref, at = self.aimed(aim), self.at
         self.ask(lambda rounds: rounds.take_lease(ref, member, lease_ms, at))
 
+    @rule(member=members, which=st.sampled_from([1, 1, 1, 2]), aim=aims)
+    def hand_over(self, member: str, which: int, aim: str | None) -> None:
+        ref, at = self.aimed(aim), self.at
+        mean = ModelRecord(ref.number, f"mean {which} of {ref}", 4, "00" * 32, (which,))
+        self.ask(lambda rounds: rounds.hand_over(ref, member, mean, at))
+
+    @rule(which=st.integers(0, 2), is_fit=st.sampled_from([True, True, False]), aim=aims)
+    def push(self, which: int, is_fit: bool, aim: str | None) -> None:
+        ref, at = self.aimed(aim), self.at
+        blob = f"{'made' if is_fit else 'unfit'} {which} of {ref}"
+        pushed = Pushed(ModelRecord(ref.number, blob, 4, "00" * 32, (which,)), is_fit)
+        self.ask(lambda rounds: rounds.push(ref, pushed, at))
+
+    @rule(which=st.integers(0, 2), aim=aims)
+    def conclude(self, which: int, aim: str | None) -> None:
+        ref, at = self.aimed(aim), self.at
+        self.ask(lambda rounds: rounds.conclude(ref, Metrics(0.5 * which, float("inf")), at))
+
     @rule(member=members, aim=aims, successor=st.sampled_from(["", "", "run-2", "run-3"]))
     def publish_anyhow(self, member: str, aim: str | None, successor: str) -> None:
         self.publish(self.aimed(aim), member, successor)
@@ -226,7 +270,7 @@ class TwoStores(RuleBasedStateMachine):
         model = ModelRecord(ref.number, f"model {self.serial}", 4, "00" * 32, (self.serial,))
         successor = None
         if instance:
-            plan = RoundPlan(2, 2, 1000 + self.serial, 500, 2000)
+            plan = RoundPlan(2, 2, 1000 + self.serial, 500, 2000, self.serial % 2 == 0)
             successor = Successor(instance, plan, replace(model, number=0))
         outcome = Outcome(model, ref.number == 5, self.serial, successor)
         verdict = self.ask(lambda rounds: rounds.publish(ref, member, outcome))

@@ -17,12 +17,15 @@ from fl_cluster.rounds.events import (
     Abort,
     CheckIn,
     Claim,
+    Conclude,
     Disable,
     Enable,
     Event,
+    HandOver,
     MemberLost,
     ModelServed,
     Publish,
+    Push,
     Release,
     Report,
     Restart,
@@ -34,13 +37,17 @@ from fl_cluster.rounds.machine import Round, Step, open_next, step
 from fl_cluster.rounds.phases import (
     Abandoned,
     Abandoning,
+    Admission,
     Aggregating,
     Closed,
     Collecting,
     Committed,
+    Concluding,
+    Counted,
     Ending,
     Phase,
     Reason,
+    Retraining,
     RoundRef,
     Waiting,
 )
@@ -49,7 +56,10 @@ from fl_cluster.rounds.plan import Millis, RoundPlan, report_goal
 DEVICES = st.sampled_from(["a", "b", "c", "d", "e"])
 MEMBERS = st.sampled_from(["m1", "m2", "m3"])
 PARTIALS = st.sampled_from([f"p{i}" for i in range(12)])
+MEANS = st.sampled_from(["mean", "mean", "mean", "other mean"])
+MADE = st.sampled_from(["made", "made", "made otherwise"])
 FIRST = RoundRef("run", 1)
+Known = Collecting | Retraining | Ending
 
 
 @st.composite
@@ -57,7 +67,7 @@ def plans(draw: st.DrawFn) -> RoundPlan:
     cohort_size = draw(st.integers(1, 4))
     goal = draw(st.integers(1, cohort_size))
     windows = [draw(st.sampled_from([1, 5, 40, 100, 1000, 1000])) for _ in range(3)]
-    return RoundPlan(cohort_size, goal, *windows)
+    return RoundPlan(cohort_size, goal, *windows, is_hybrid=draw(st.booleans()))
 
 
 @st.composite
@@ -77,6 +87,9 @@ def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
                 Release(ref, member, devices),
                 Report(ref, member, devices, draw(PARTIALS), at),
                 TakeLease(ref, member, draw(st.integers(1, 30)), at),
+                HandOver(ref, member, draw(MEANS), at),
+                Push(ref, draw(MADE), draw(st.booleans()), at),
+                Conclude(ref, at),
                 Publish(ref, member),
                 Publish(ref, member, "run-2"),
                 Abort(ref, Reason.JOB_DISABLED, at),
@@ -90,6 +103,16 @@ def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
 
 
 @st.composite
+def events_of_worker(draw: st.DrawFn, phase: Retraining, at: Millis) -> Event:
+    """What brings a round on that waits for its worker."""
+    if phase.overdue(at) is not None:
+        return Tick(phase.ref, at)
+    is_fit = draw(st.sampled_from([True, True, False]))
+    push = Push(phase.ref, draw(MADE), is_fit, at)
+    return draw(st.sampled_from([push, Conclude(phase.ref, at)]))
+
+
+@st.composite
 def sensible_events(draw: st.DrawFn, before: Round, at: Millis) -> Event:
     """An event that tends to carry the round forward."""
     phase = before.phase
@@ -97,9 +120,13 @@ def sensible_events(draw: st.DrawFn, before: Round, at: Millis) -> Event:
     if isinstance(phase, Ending):
         if phase.lease is None:
             return TakeLease(ref, member, 20, at)
+        if is_for_worker(phase):
+            return HandOver(ref, phase.lease.member, draw(MEANS), at)
         return Publish(ref, phase.lease.member, before.successor)
     if before.is_disabled:
         return Enable()
+    if isinstance(phase, Retraining):
+        return draw(events_of_worker(phase, at))
     if not isinstance(phase, Collecting):
         return CheckIn(ref, draw(DEVICES), 10, 2, at)
     if phase.overdue(at) is not None and draw(st.booleans()):
@@ -129,10 +156,23 @@ class Moment:
         return self.result.round
 
 
+def for_the_worker(plan: RoundPlan) -> Aggregating:
+    """A hybrid round whose goal is met; drawn from the beginning, few come as far."""
+    devices = ["a", "b", "c", "d"][: plan.report_goal]
+    cohort = {device: Admission(10, 2, Millis(1000)) for device in devices}
+    reports = {
+        device: Counted("m1", position, Millis(1000))
+        for position, device in enumerate(devices, start=1)
+    }
+    plan = replace(plan, is_hybrid=True)
+    return Aggregating(FIRST, plan, Millis(1000), cohort, reports, {"m1": "p0"}, Millis(1000), None)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Moment]:
     plan = draw(plans())
-    now, current = 1000, Round(Waiting(FIRST, plan))
+    beginning = draw(st.sampled_from([Waiting(FIRST, plan)] * 3 + [for_the_worker(plan)]))
+    now, current = 1000, Round(beginning)
     moments = []
     for _ in range(draw(st.integers(0, 50))):
         now += draw(st.sampled_from([0, 0, 1, 1, 3, 20]))
@@ -159,8 +199,12 @@ def collecting(rounds: Iterable[Round]) -> Iterator[Collecting]:
     return (each.phase for each in rounds if isinstance(each.phase, Collecting))
 
 
+def is_for_worker(phase: Phase) -> bool:
+    return isinstance(phase, Aggregating) and phase.plan.is_hybrid
+
+
 def counted(phase: Phase) -> dict[str, int]:
-    if isinstance(phase, Collecting | Ending):
+    if isinstance(phase, Known):
         return {device: one.position for device, one in phase.reports.items()}
     return {}
 
@@ -238,9 +282,16 @@ def test_a_restart_leads_to_round_1_of_the_new_run_after_one_finish(history: lis
 def following_round(now: Round, at: Millis, *, closes: bool) -> Round:
     """The round after this one when a new member does what is to be done."""
     phase = now.phase
+    if isinstance(phase, Retraining):
+        now = step(now, Tick(phase.ref, phase.deadline)).round
+        return following_round(now, phase.deadline, closes=closes)
     if isinstance(phase, Ending):
         free_at = Millis(max(at, phase.lease.until if phase.lease is not None else at))
         leased = step(now, TakeLease(phase.ref, "m-new", 10, free_at))
+        if is_for_worker(phase):
+            handed = step(leased.round, HandOver(phase.ref, "m-new", "mean", free_at))
+            assert handed.verdict is Verdict.ACCEPTED
+            return following_round(handed.round, free_at, closes=closes)
         published = step(leased.round, Publish(phase.ref, "m-new", now.successor))
         assert published.verdict is Verdict.ACCEPTED
         now = published.round
@@ -252,13 +303,61 @@ def following_round(now: Round, at: Millis, *, closes: bool) -> Round:
 @over_any_history
 def test_what_is_complete_is_aggregated_whatever_an_operator_does(history: list[Moment]) -> None:
     for moment in history:
-        if isinstance(moment.before.phase, Aggregating) and isinstance(
+        if needs_members_alone(moment.before.phase) and isinstance(
             moment.event, Disable | Enable | Restart
         ):
             assert moment.after.phase is moment.before.phase
-        if isinstance(moment.after.phase, Aggregating):
+        if needs_members_alone(moment.after.phase):
             for event in (Disable(moment.at), Enable(), Restart("run-9", moment.at)):
                 assert step(moment.after, event).round.phase is moment.after.phase
+
+
+def needs_members_alone(phase: Phase) -> bool:
+    return isinstance(phase, Aggregating | Concluding) and not is_for_worker(phase)
+
+
+@over_any_history
+def test_no_operator_waits_for_a_worker(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Retraining) or is_for_worker(phase):
+            for event in (Disable(moment.at), Restart("run-9", moment.at)):
+                if not (isinstance(event, Disable) and moment.after.is_disabled):
+                    assert isinstance(step(moment.after, event).round.phase, Abandoning)
+
+
+@over_any_history
+def test_of_what_a_worker_hands_in_the_first_stays(history: list[Moment]) -> None:
+    for moment in history:
+        before, after = moment.before.phase, moment.after.phase
+        if isinstance(before, Retraining | Concluding) and isinstance(
+            after, Retraining | Concluding
+        ):
+            assert after.aggregate == before.aggregate
+            if before.pushed is not None or isinstance(before, Concluding):
+                assert after.pushed == before.pushed
+        if isinstance(after, Retraining | Concluding) and after is not before:
+            assert isinstance(moment.event, HandOver | Push | Conclude | TakeLease | MemberLost)
+
+
+@over_any_history
+def test_what_can_be_no_model_never_gets_to_a_good_end(history: list[Moment]) -> None:
+    for moment in history:
+        before, after = moment.before.phase, moment.after.phase
+        if isinstance(before, Retraining) and not before.is_fit:
+            assert not isinstance(after, Concluding)
+        if isinstance(after, Abandoning) and after.reason is Reason.RETRAINED_UNFIT:
+            is_first = after is not before and isinstance(before, Retraining)
+            assert not is_first or not before.is_fit
+
+
+@over_any_history
+def test_a_worker_has_its_part_in_hybrid_rounds_only(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Retraining | Concluding):
+            assert phase.plan.is_hybrid
+            assert len(phase.reports) == phase.plan.report_goal
 
 
 @over_any_history
@@ -287,7 +386,7 @@ def test_an_update_is_counted_once_and_only_for_the_cohort(history: list[Moment]
     for moment in history:
         before, after = counted(moment.before.phase), counted(moment.after.phase)
         phase = moment.after.phase
-        if isinstance(phase, Collecting | Ending):
+        if isinstance(phase, Known):
             assert set(after) <= set(phase.cohort)
             assert sorted(after.values()) == list(range(1, len(after) + 1))
             assert before.items() <= after.items()
@@ -299,7 +398,7 @@ def test_an_update_is_counted_once_and_only_for_the_cohort(history: list[Moment]
 def test_what_is_counted_is_in_a_partial_of_who_counted_it(history: list[Moment]) -> None:
     for moment in history:
         phase = moment.after.phase
-        if isinstance(phase, Collecting | Ending):
+        if isinstance(phase, Known):
             assert {one.member for one in phase.reports.values()} <= set(phase.partials)
 
 
@@ -317,9 +416,9 @@ def test_the_cohort_keeps_its_size_and_the_updates_their_goal(history: list[Mome
 def test_a_cohort_only_grows(history: list[Moment]) -> None:
     for moment in history:
         before, after = moment.before.phase, moment.after.phase
-        if isinstance(before, Collecting | Ending) and isinstance(after, Collecting | Ending):
+        if isinstance(before, Known) and isinstance(after, Known):
             assert before.cohort.items() <= after.cohort.items()
-        if isinstance(before, Ending) and isinstance(after, Ending):
+        if isinstance(before, Retraining | Ending) and isinstance(after, Retraining | Ending):
             assert before.cohort == after.cohort
 
 
@@ -330,15 +429,16 @@ def test_only_the_goal_leads_to_a_new_model(history: list[Moment]) -> None:
         if isinstance(phase, Aggregating):
             assert len(phase.reports) == phase.plan.report_goal
         if isinstance(phase, Committed) and phase is not moment.before.phase:
-            assert isinstance(moment.before.phase, Aggregating)
+            assert needs_members_alone(moment.before.phase)
             assert phase.counted == moment.before.phase.plan.report_goal
 
 
 @over_any_history
 def test_a_round_never_goes_back(history: list[Moment]) -> None:
     """But for a restart, which takes a job up again that had run all its rounds."""
-    order = ["Waiting", "Selecting", "Reporting", "Aggregating", "Abandoning", "Committed"]
-    rank = {name: i for i, name in enumerate(order)} | {"Abandoned": 5, "Closed": 6}
+    order = ["Waiting", "Selecting", "Reporting", "Aggregating", "Retraining", "Concluding"]
+    order += ["Abandoning", "Committed", "Closed"]
+    rank = {name: i for i, name in enumerate(order)} | {"Abandoned": order.index("Committed")}
     for moment in history:
         before, after = moment.before.phase, moment.after.phase
         assert before.ref == after.ref
@@ -360,6 +460,18 @@ def test_the_model_once_served_stays_served(history: list[Moment]) -> None:
 
 
 @over_any_history
+def test_any_run_of_ticks_ends_a_round_that_waits_for_a_worker(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Retraining):
+            early, late = Millis(phase.deadline - 1), phase.deadline
+            assert step(moment.after, Tick(phase.ref, early)).round is moment.after
+            ended = step(moment.after, Tick(phase.ref, late)).round.phase
+            assert isinstance(ended, Abandoning)
+            assert ended.reason is Reason.ROUND_WINDOW
+
+
+@over_any_history
 def test_any_run_of_ticks_ends_a_collecting_round(history: list[Moment]) -> None:
     for phase in collecting(moment.after for moment in history):
         last = max(deadline for deadline, _ in phase.deadlines())
@@ -378,12 +490,15 @@ def test_a_round_being_finished_is_free_when_its_lease_has_run_out(history: list
         if isinstance(phase, Ending):
             free_at = moment.at if phase.lease is None else phase.lease.until
             leased = step(moment.after, TakeLease(phase.ref, "m-new", 10, Millis(free_at)))
-            outcome = Publish(phase.ref, "m-new", moment.after.successor)
-            published = step(leased.round, outcome)
-
             assert leased.verdict is Verdict.ACCEPTED
-            assert published.verdict is Verdict.ACCEPTED
-            assert isinstance(published.round.phase, Committed | Abandoned)
+            if is_for_worker(phase):
+                end: Event = HandOver(phase.ref, "m-new", "mean", Millis(free_at))
+            else:
+                end = Publish(phase.ref, "m-new", moment.after.successor)
+            ended = step(leased.round, end)
+
+            assert ended.verdict is Verdict.ACCEPTED
+            assert isinstance(ended.round.phase, Retraining | Committed | Abandoned)
 
 
 @over_any_history

@@ -34,9 +34,12 @@ def section(text: str, title: str) -> str:
         ("startFLJob", messages.RequestFLJob, messages.ResponseFLJob),
         ("updateModel", messages.RequestUpdateModel, messages.ResponseUpdateModel),
         ("getModel", messages.RequestGetModel, messages.ResponseGetModel),
+        ("pullWeight", messages.RequestPullWeight, messages.ResponsePullWeight),
+        ("pushWeight", messages.RequestPushWeight, messages.ResponsePushWeight),
+        ("pushMetrics", messages.RequestPushMetrics, messages.ResponsePushMetrics),
     ],
 )
-def test_every_field_of_the_three_calls_is_explained(
+def test_every_field_of_a_call_is_explained(
     text: str, title: str, request_class: Any, answer_class: Any
 ) -> None:
     asked, _, answered = section(text, title).partition("| answer field |")
@@ -54,6 +57,9 @@ def test_fields_of_msgpack_are_marked_as_such(text: str) -> None:
         "startFLJob": (messages.RequestFLJob, messages.ResponseFLJob),
         "updateModel": (messages.RequestUpdateModel, messages.ResponseUpdateModel),
         "getModel": (messages.RequestGetModel, messages.ResponseGetModel),
+        "pullWeight": (messages.RequestPullWeight, messages.ResponsePullWeight),
+        "pushWeight": (messages.RequestPushWeight, messages.ResponsePushWeight),
+        "pushMetrics": (messages.RequestPushMetrics, messages.ResponsePushMetrics),
     }.items():
         marked = set(re.findall(r"^\| `(\w+)` \| msgpack only", section(text, title), re.MULTILINE))
         native = {

@@ -12,9 +12,11 @@ import pytest
 
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.store.durability import Level
 from fl_cluster.store.memory import PHASE_WORDS
 from fl_cluster.store.redis.keys import JOBS, JobKeys
+from fl_cluster.store.redis.records import first_round_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = (ROOT / "docs" / "rounds.md").read_text("utf-8")
@@ -97,6 +99,15 @@ def test_no_key_is_described_that_does_not_exist() -> None:
     described = set(re.findall(r"`(fl:[^`]*)`", first_column(REDIS)))
 
     assert described == set(keys()) | {"fl:blob:{job:name+offset}"}
+
+
+def test_every_field_of_a_round_is_described() -> None:
+    plan = RoundPlan(1, 1, 1, 1, 1)
+    stored = first_round_fields(RoundRef("run", 1), plan, is_closed=False, is_disabled=False)
+    section = REDIS.partition("### The fields of a round")[2].partition("\n## ")[0]
+
+    described = set(re.findall(r"`(\w+)`", first_column(section))) - {"round"}
+    assert described == {*stored, "published_by", "steered_by"}
 
 
 @pytest.mark.parametrize("level", Level)

@@ -11,6 +11,7 @@ from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord
 from fl_cluster.store.redis import records
 from fl_cluster.store.redis.connection import Argument, Connection, call_name
 from fl_cluster.store.redis.keys import JOBS, JobKeys
+from fl_cluster.store.redis.rounds import FINISHED_MS
 
 CHUNK_BYTES = 64 * 1024 * 1024
 """Largest Redis string we write: a string ends at 512 MB, and one this long holds up the
@@ -46,9 +47,17 @@ class RedisJobStore:
         for name, value in (*fields.items(), *of_round.items()):
             args += (name, value)
         keys = (self._keys.instance, self._keys.round, self._keys.models)
+        replaced = await self._connection.command("HGET", self._keys.round, "ref")
         word = await self._connection.run("open_job", keys, args)
         await self._connection.command("SADD", JOBS, self._keys.name)
+        if word == b"created" and replaced not in (None, str(first).encode()):
+            await self._let_go(replaced.decode("utf-8", "surrogateescape"))
         return bool(word == b"created")
+
+    async def _let_go(self, ref: str) -> None:
+        """Give the keys of a round that was replaced the lifetime of those of a finished one."""
+        for key in self._keys.of_round(ref):
+            await self._connection.command("PEXPIRE", key, FINISHED_MS)
 
     async def job(self) -> JobRecord | None:
         raw = await self._connection.command("HGETALL", self._keys.instance)

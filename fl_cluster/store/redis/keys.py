@@ -110,6 +110,17 @@ class JobKeys:
         """Hash: counter name -> how many requests of that kind and outcome came."""
         return self._key("round", ref, "visits")
 
+    def of_round(self, ref: str) -> tuple[str, ...]:
+        """All keys that belong to one round and are not needed once it is over."""
+        return (
+            self.cohort(ref),
+            self.claims(ref),
+            self.reports(ref),
+            self.partials(ref),
+            self.answered(ref),
+            self.visits(ref),
+        )
+
     def evaluations(self, instance: str) -> str:
         """List: vectors of evaluation data of the run's newest updates, the newest first."""
         return self._key("run", instance, "evaluations")

@@ -185,12 +185,7 @@ class RedisRoundStore:
             self._keys.instance,
             self._keys.fenced,
             self._keys.successor,
-            self._keys.cohort(token),
-            self._keys.claims(token),
-            self._keys.reports(token),
-            self._keys.partials(token),
-            self._keys.answered(token),
-            self._keys.visits(token),
+            *self._keys.of_round(token),
         )
         successor = outcome.successor
         args: list[Argument] = [

@@ -6,7 +6,9 @@ certificate would come into force only with the next start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import redis.asyncio as redis_asyncio
@@ -18,6 +20,9 @@ from fl_cluster.security.tls_trouble import explain_outgoing, is_cut_off
 
 TLS_FAILED = "no TLS"
 """How each message begins that is about TLS."""
+
+PROBE_S = 1.0
+SILENT = "it takes connections, and does not answer in TLS: its port is plain"
 
 
 class TlsConnection(redis_asyncio.Connection):
@@ -47,10 +52,38 @@ class TlsConnection(redis_asyncio.Connection):
     def _tls_message(self, sentence: str) -> str:
         return f"{TLS_FAILED} with {self.host}:{self.port}: {sentence}"
 
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        """The next answer; Redis minds a certificate only when it is asked for the first one."""
+    async def _connect(self) -> None:
         try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except TimeoutError as exc:
+            # A Redis without TLS takes the beginning of a handshake for half a command.
+            if not await self._takes_connections():
+                raise
+            raise exceptions.ConnectionError(self._tls_message(SILENT)) from exc
+
+    async def _takes_connections(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                _, writer = await asyncio.open_connection(self.host, self.port)
+        except OSError:  # a timeout is one
+            return False
+        writer.transport.abort()
+        return True
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """Send; Redis may have minded our certificate after the handshake, which ends only then."""
+        with self._explained():
+            await super().send_packed_command(*args, **options)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """The next answer, likewise."""
+        with self._explained():
             return await super().read_response(*args, **options)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except exceptions.ConnectionError as exc:
             if is_cut_off(exc):
                 raise

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from fl_cluster.app.cli import main
 from fl_cluster.app.manage_command import CALLS, ask, run
 from fl_cluster.app.manage_command import Scheduler as Place
 from fl_cluster.errors import PeerProtocolError, StartupError, StoreUnavailable
+from fl_cluster.security.tls_door import PLAIN_TEXT
 
 OK = {"code": "0", "message": "done"}
 
@@ -27,6 +31,7 @@ class Scheduler:
     status: int = 200
     address: str = ""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    server: http.server.HTTPServer | None = None
 
 
 @pytest.fixture
@@ -49,6 +54,7 @@ def scheduler() -> Iterator[Scheduler]:
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    known.server = server
     known.address = f"127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield known
@@ -220,3 +226,60 @@ def test_a_token_is_not_sent_over_plain_http_to_another_host(
     said = capsys.readouterr().err
     assert "the operator's token would go to 192.0.2.1:11202 over plain HTTP" in said
     assert "a-token" not in said
+
+
+class TestByTls:
+    """A scheduler with TLS is asked by https, and known by its authority."""
+
+    @pytest.fixture
+    def sealed(self, scheduler: Scheduler, certificates: Any) -> Iterator[Scheduler]:
+        """The scheduler of the other tests behind TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.path("server.crt"), certificates.path("server.key"))
+        server = scheduler.server
+        assert server is not None
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        return scheduler
+
+    def test_it_is_known_by_the_authority_in_a_file(
+        self, sealed: Scheduler, certificates: Any
+    ) -> None:
+        place = Place.at(f"https://{sealed.address}", certificates.path("ca.crt"))
+        assert ask(place, "/state") == OK
+
+    def test_one_that_is_not_known_is_one_sentence(
+        self, sealed: Scheduler, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["state", "--manage", f"https://{sealed.address}"]) == 3
+        said = capsys.readouterr().err
+        assert said.endswith(
+            f"no scheduler answers at {sealed.address}: its certificate is refused: it does not"
+            " come from the CA that is trusted here (wrong CA certificate)\n"
+        )
+
+    def test_plain_text_to_it_says_what_to_write(
+        self, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        scheduler.status, scheduler.answer = 400, PLAIN_TEXT
+        assert main(["state", "--manage", scheduler.address]) == 2
+        expected = f"speaks TLS: --manage https://{scheduler.address}\n"
+        assert capsys.readouterr().err.endswith(expected)
+
+    def test_tls_to_one_without_it_is_one_sentence(
+        self, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["state", "--manage", f"https://{scheduler.address}"]) == 3
+        assert "it does not speak TLS there" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("address", ["ftp://127.0.0.1:1", "https://127.0.0.1"])
+    def test_an_address_of_another_form_is_refused(self, address: str) -> None:
+        with pytest.raises(StartupError, match=f"--manage {address}: "):
+            Place.at(address)
+
+    def test_a_file_that_holds_no_authority_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.crt").write_text("nothing")
+        for path in (tmp_path / "ca.crt", tmp_path / "missing"):
+            with pytest.raises(StartupError, match=f"--ca {path}: "):
+                Place.at("https://127.0.0.1:1", str(path))

@@ -141,6 +141,26 @@ class TestPlacesAndLogins:
         assert "no-such-host.invalid:6379" in str(fault)
         assert str(fault).endswith("see to the network between it and this host")
 
+    async def test_a_redis_with_tls_that_is_asked_without_is_one_sentence_with_the_remedy(
+        self, jobs: Jobs, start_tls_redis: Start
+    ) -> None:
+        _, port = start_tls_redis()
+        fault = await refusal(jobs.at(f"127.0.0.1:{port}"))
+
+        assert str(fault).startswith("Link to distributed cache failed, distributed cache address:")
+        assert str(fault).endswith("if it speaks TLS there, begin its address with rediss://")
+
+    async def test_what_tls_minds_is_one_sentence_and_not_waited_for(
+        self, jobs: Jobs, start_tls_redis: Start
+    ) -> None:
+        _, port = start_tls_redis()
+        fault = await refusal(jobs.at(f"rediss://127.0.0.1:{port}"))
+
+        assert "its certificate is refused: it does not come from the CA that is trusted here" in (
+            str(fault)
+        )
+        assert "correct cacert_filename" in str(fault)
+
     async def test_something_that_is_no_redis(self, jobs: Jobs) -> None:
         async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()

@@ -71,6 +71,15 @@ class Echo:
         found: int = self.door.sockets[0].getsockname()[1]
         return found
 
+    @property
+    def name(self) -> str:
+        return f"TLS on 127.0.0.1:{self.port}"
+
+    def forget(self) -> None:
+        """What was said may be said again."""
+        self.caplog.clear()
+        self.door._complaints = tls_door.Complaints(self.name)
+
     async def says(self) -> str:
         """The door's next complaint, without its beginning."""
         start = " refused a connection from 127.0.0.1: "
@@ -78,7 +87,7 @@ class Echo:
             while not (lines := [r.message for r in self.caplog.records if start in r.message]):
                 await asyncio.sleep(0.005)
         [line] = lines
-        assert line.startswith(f"TLS on 127.0.0.1:{self.port}:")
+        assert line.startswith(f"{self.name}:")
         return line.partition(start)[2]
 
 
@@ -123,6 +132,13 @@ async def talk(port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> N
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def blocking(port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
+    """Be refused as a program without an event loop is."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=MOST_S)
+    with plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname=host)
 
 
 async def refusal(port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> str:
@@ -215,6 +231,10 @@ def test_a_wrong_authority_is_told_on_both_sides(
                 "its certificate is refused: it does not come from the CA that is trusted here"
                 " (wrong CA certificate)"
             )
+            # An event loop's connection ends without an alert, that of other programs with one.
+            assert await server.says() == tls_door.LEFT
+            server.forget()
+            await asyncio.to_thread(blocking, server.port, device_of(other))
             assert await server.says() == (
                 "it refused this server: it does not know the authority of the certificate shown"
                 " to it; both ends need the same CA certificate"
@@ -231,6 +251,9 @@ def test_a_wrong_host_name_is_told_on_both_sides(
             said = await refusal(server.port, device_of(certificates), "fl.example.org")
             assert said.startswith("its certificate is refused: it is for another host (")
             assert "fl.example.org" in said
+            assert await server.says() == tls_door.LEFT
+            server.forget()
+            await asyncio.to_thread(blocking, server.port, device_of(certificates), "other")
             assert "not for the name it asked for" in await server.says()
 
     tell(story())
@@ -248,8 +271,10 @@ def test_an_expired_certificate_is_told_on_both_sides(
             assert said.startswith(
                 "its certificate is refused: it has expired (this host's clock says 2"
             )
-            heard = await server.says()
-            assert "has expired: renew it, or set its clock" in heard
+            assert await server.says() == tls_door.LEFT
+            server.forget()
+            await asyncio.to_thread(blocking, server.port, device_of(certificates))
+            assert "has expired: renew it, or set its clock" in await server.says()
 
     tell(story())
 
@@ -264,6 +289,9 @@ def test_a_clock_that_is_off_is_told_from_an_expired_certificate(
             said = await refusal(server.port, device_of(certificates))
             assert said.startswith("its certificate is refused: it is not valid yet; this host's")
             assert said.endswith("one of the two clocks is off")
+            assert await server.says() == tls_door.LEFT
+            server.forget()
+            await asyncio.to_thread(blocking, server.port, device_of(certificates))
             assert "not valid yet by its clock" in await server.says()
 
     tell(story())
@@ -427,8 +455,8 @@ def test_a_port_in_use_is_the_systems_own_error(
 ) -> None:
     async def story() -> None:
         async with echo(tls_of(certificates).public_server(), caplog) as server:
+            context = tls_of(certificates).public_server()
             with pytest.raises(OSError, match="in use"):
-                context = tls_of(certificates).public_server()
                 await TlsDoor.open(asyncio.Protocol, ("127.0.0.1", server.port), context)
 
     tell(story())
@@ -443,14 +471,10 @@ def test_what_is_not_about_tls_has_no_explanation() -> None:
 
 
 def test_a_fault_is_explained_by_what_caused_it() -> None:
-    try:
-        try:
-            raise ssl.SSLEOFError(8, "EOF occurred")
-        except OSError as exc:
-            raise ValueError("wrapped") from exc
-    except ValueError as wrapped:
-        assert explain_outgoing(wrapped).endswith("is that a TLS port?")
-        assert is_cut_off(wrapped)
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = ssl.SSLEOFError(8, "EOF occurred")
+    assert explain_outgoing(wrapped).endswith("is that a TLS port?")
+    assert is_cut_off(wrapped)
 
 
 def old(certificates: Any) -> None:

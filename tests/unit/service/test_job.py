@@ -72,6 +72,9 @@ class Rounds:
     async def snapshot(self):
         return await self._jobs.rounds.snapshot() if self._jobs.rounds else None
 
+    async def abort(self, ref, reason):
+        return await self._jobs.rounds.abort(ref, reason)
+
 
 @pytest.fixture
 def empty(world, interposed) -> Empty:
