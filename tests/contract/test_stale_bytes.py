@@ -42,7 +42,7 @@ async def _a_write_that_times_out_and_is_overwritten() -> bytes:
     sluggish = Sluggish()
     server = await asyncio.start_server(sluggish.take, "127.0.0.1", 0, limit=1 << 16)
     port = server.sockets[0].getsockname()[1]
-    connection = Connection(f"redis://127.0.0.1:{port}/0", timeout_ms=300, pool=1)
+    connection = Connection(f"redis://127.0.0.1:{port}/0", timeout_ms=300, pool_size=1)
     sums = np.full(SIZE, OLD, np.uint8)
     with pytest.raises(StoreUnavailable):
         await connection.command("SET", "blob", sums.data)

@@ -82,7 +82,7 @@ def keys() -> list[str]:
     for name, kind in vars(JobKeys).items():
         if isinstance(kind, property):
             found.append(getattr(job, name))
-        elif isfunction(kind) and not name.startswith("_"):
+        elif isfunction(kind) and not name.startswith("_") and name != "of_round":
             placeholders = {"ref": "{ref}", "name": "name", "instance": "{run}"}
             argument = placeholders[list(signature(kind).parameters)[1]]
             found.append(getattr(job, name)(argument))
