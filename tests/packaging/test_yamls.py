@@ -19,11 +19,8 @@ LEFT_OUT_OF_LENET = {
     "aggregation.total_client_num",
     "distributed_cache.username",
     "distributed_cache.password",
-    "ssl.server_key_path",
-    "ssl.client_key_path",
 }
-"""Keys that only other methods use, a login that does not belong into an example, and the keys
-beside certificates in PEM, where the example has PKCS#12."""
+"""Keys that only other methods use, and a login that does not belong into an example."""
 
 
 def test_there_are_files_to_try():
