@@ -227,7 +227,7 @@ class Server:
         settings, view, rounds = self._settings, self._view, self._stores.rounds
         limit = body_limit(settings, view.layout)
         in_flight = settings.cluster.bytes_in_flight_mb * MEGABYTE
-        self._budget = budget = ByteBudget(in_flight or max(32 * MEGABYTE, 2 * limit))
+        self._budget = budget = ByteBudget(in_flight or max(32 * MEGABYTE, limit + limit // 2))
         services = Services(
             view,
             rounds,

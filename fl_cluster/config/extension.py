@@ -70,8 +70,8 @@ CLUSTER = Block(
             "bytes_in_flight_mb",
             (
                 "MiB of request bodies a server holds at a time; beyond it others wait, then are "
-                "told to come back, so that memory does not grow with their number; 0: two of "
-                "the largest bodies, at least 32."
+                "told to come back, so that memory does not grow with their number; 0: one and "
+                "a half of the largest body, at least 32."
             ),
             default=0,
             rule=Between(0, 1_048_576),
