@@ -67,7 +67,8 @@ class Deliveries:
         ended = self._under_way.get((ref, answer))
         if ended is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), WRITING_S)
+                async with asyncio.timeout(WRITING_S):
+                    await ended.wait()
         if answer in self._told.get(ref, ()):
             return True
         if await self._rounds.was_answered(ref, answer):

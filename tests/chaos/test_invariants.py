@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from itertools import pairwise
 
@@ -21,6 +23,7 @@ from harness.checks import (
 )
 from harness.diary import Diary, DiaryReader, Line, Word
 from harness.faults import Kind, plan
+from harness.machine import end
 from harness.processes import Sample
 from harness.reference import expected
 
@@ -202,3 +205,20 @@ def test_what_devices_send_depends_on_device_round_and_model() -> None:
     assert sent[0].tobytes() == job.trained("sdk-00", 1, BASE).tobytes()
     assert all(one.tobytes() != other.tobytes() for one, other in pairwise(sent))
     assert {job.sends(device, job.LEFT_OUT) for device in DEVICES} == {True, False}
+
+
+async def test_a_watcher_ends_although_its_client_forgot_a_cancellation() -> None:
+    forgotten = asyncio.Event()
+
+    async def watch() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        forgotten.set()
+        await asyncio.Event().wait()
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10.0):
+        await end((watcher,))
+    assert forgotten.is_set()
+    assert watcher.cancelled()

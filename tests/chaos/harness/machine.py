@@ -7,7 +7,7 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +16,8 @@ from pathlib import Path
 from harness.checks import Violation
 
 LISTENING_PORTS = range(12_000, 32_000)
+END_S = 1.0
+"""How long a cancelled task is waited for before it is cancelled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,19 @@ async def until(condition: Callable[[], object], what: str, timeout_s: float) ->
         if time.monotonic() > deadline:
             raise Violation("in time", f"waited {timeout_s:.0f} s in vain until {what}")
         await asyncio.sleep(0.02)
+
+
+async def end(tasks: Collection[asyncio.Task[object]]) -> None:
+    """Cancel them until each has ended.
+
+    Redis's client waits with `asyncio.wait_for`, which up to Python 3.11 forgets a cancellation
+    that comes in the very step in which the socket is ready: once may not be enough.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=END_S)
 
 
 def listens(port: int) -> bool:

@@ -10,15 +10,17 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness import memory
 from harness.checks import Violation
 from harness.diary import Word
-from harness.scenarios import SHORT_LIST, Scenario, everything_at_once
+from harness.machine import end
+from harness.scenarios import LIMIT_S, SHORT_LIST, Scenario, everything_at_once
 from harness.world import World, opened
 
 PROGRESS_S = 10.0
@@ -92,10 +94,19 @@ async def _play(world: World, scenario: Scenario) -> None:
             if task.done():
                 task.result()
     finally:
-        for task in (body, *watchers):
-            task.cancel()
-        await asyncio.gather(body, *watchers, return_exceptions=True)
+        await end((body, *watchers))
     await world.conclude()
+
+
+async def _in_time(playing: Coroutine[Any, Any, None], limit_s: float) -> None:
+    limit = asyncio.timeout(limit_s)
+    try:
+        async with limit:
+            await playing
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise Violation("in time", f"not over after {limit_s:.0f} s") from exc
 
 
 def _report(world: World, scenario: Scenario) -> None:
@@ -122,7 +133,7 @@ async def run(scenario: Scenario, total: Sum, logs: Path | None) -> bool:
     tell(f"{scenario.name}: {scenario.summary} (seed {scenario.seed})")
     async with opened(scenario.dimensions, scenario.seed, has_disk=scenario.has_disk) as world:
         try:
-            await _play(world, scenario)
+            await _in_time(_play(world, scenario), scenario.limit_s)
         except Violation as violation:
             for process in world.everyone:
                 tell(process.last_lines())
@@ -141,7 +152,8 @@ def chosen(options: argparse.Namespace) -> list[Scenario]:
     if options.minutes:
         body = partial(everything_at_once, seconds=60.0 * options.minutes)
         summary = f"all kinds of faults at once for {options.minutes:g} minutes"
-        return [Scenario("long", summary, options.seed or int(time.time()), body)]
+        limit_s = 60.0 * options.minutes + LIMIT_S
+        return [Scenario("long", summary, options.seed or int(time.time()), body, limit_s=limit_s)]
     scenarios = [each for each in SHORT_LIST if options.scenario in (each.name, None)]
     if options.seed:
         scenarios = [replace(each, seed=options.seed) for each in scenarios]

@@ -57,6 +57,8 @@ SHOWN_S = 1.5
 """Until the scheduler shows that a server has died or come: a second, and looking at it."""
 
 Body = Callable[[World], Awaitable[None]]
+LIMIT_S = 300.0
+"""After which a scenario is given up: none of the short list takes a fifth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Scenario:
     body: Body
     dimensions: Dimensions = field(default_factory=Dimensions)
     has_disk: bool = True
+    limit_s: float = LIMIT_S
 
 
 async def suffer(world: World, mix: Mapping[Kind, float], seconds: float, spacing_s: float) -> None:
