@@ -18,6 +18,7 @@ from fl_cluster.compression.diff_sparse_quant import (
     decode,
     encode,
     find_unreadable,
+    find_unusable,
     fold,
     is_in_range,
 )
@@ -82,7 +83,7 @@ def check(data: bytes) -> None:
     chunks = [Chunk(each.compress_data, each.min_val, each.max_val) for each in entries]
     rate = min(RATES, key=lambda each: abs(each - sent.upload_sparse_rate))
     kept = choose(sent.iteration, rate, SIZES)
-    unreadable = find_unreadable(chunks, kept)
+    unreadable = find_unusable(chunks, SIZES, rate) or find_unreadable(chunks, kept)
     if unreadable is not None:
         if not unreadable.reason:
             raise Broken("refused without a reason")

@@ -5,25 +5,19 @@ The form decides nothing about the round: whether the update is wanted is asked 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
 from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.layout import Place
 from fl_cluster.aggregate.partial import Contribution, Unfit
-from fl_cluster.compression.diff_sparse_quant import Unreadable, find_unreadable
+from fl_cluster.compression.diff_sparse_quant import find_unusable
 from fl_cluster.compression.quant import Chunk
 from fl_cluster.config.schema import EncryptType, Settings, UploadCompression
 from fl_cluster.privacy.signds import Signs, find_unfit
-from fl_cluster.service.contributions import (
-    Choices,
-    OtherRoundUpdate,
-    SignUpdate,
-    SparseUpdate,
-)
-from fl_cluster.service.ledger import INLINE_ELEMENTS
+from fl_cluster.service.contributions import Choices, SignUpdate, SparseUpdate
 from fl_cluster.service.view import JobView
 from fl_cluster.wire.messages import RequestUpdateModel
 
@@ -38,10 +32,10 @@ class ContentReader:
         self._takes_sparse = settings.compression.upload is UploadCompression.DIFF_SPARSE_QUANT
         self._choices = Choices()
 
-    async def read(self, sent: RequestUpdateModel) -> Contribution | Unfit:
+    def read(self, sent: RequestUpdateModel) -> Contribution | Unfit:
         """The update, or why it cannot be one of this job."""
         if sent.upload_compress_type != 0:
-            return await self._sparse(sent)
+            return self._sparse(sent)
         if sent.feature_map is None:
             return Unfit("feature_map is missing")
         if self._takes_signs and sent.sign != 0:
@@ -66,7 +60,7 @@ class ContentReader:
         rate = self._signs.global_learning_rate
         return SignUpdate(places, Signs(sent.sign, indices), rate)
 
-    async def _sparse(self, sent: RequestUpdateModel) -> Contribution | Unfit:
+    def _sparse(self, sent: RequestUpdateModel) -> SparseUpdate | Unfit:
         if not self._takes_sparse:
             return Unfit("the update is compressed, and this job takes plain float32 tensors")
         rate = self._view.parameters.upload_sparse_rate
@@ -81,34 +75,22 @@ class ContentReader:
             for entry in sent.compress_feature_map or ()
             if entry.compress_data is not None
         ]
-        if sent.iteration != self._view.snapshot.ref.number:
-            await self._view.refresh()
-        if sent.iteration != self._view.snapshot.ref.number:
-            return OtherRoundUpdate()
-        return await self._readable(places, chunks, rate)
-
-    async def _readable(
-        self, places: list[Place], chunks: list[Chunk], rate: float
-    ) -> SparseUpdate | Unfit:
-        number = self._view.snapshot.ref.number
         sizes = tuple(place.tensor.size for place in places)
-        if sum(sizes) <= INLINE_ELEMENTS:
-            kept = self._choices.of(number, rate, sizes)
-        else:
-            kept = await asyncio.to_thread(self._choices.of, number, rate, sizes)
-        unreadable: Unreadable | None = find_unreadable(chunks, kept)
-        if unreadable is not None:
-            return Unfit(unreadable.reason)
-        return SparseUpdate(places, chunks, kept)
+        unusable = find_unusable(chunks, sizes, rate)
+        if unusable is not None:
+            return Unfit(unusable.reason)
+        # The number that the device says decides: with another one the round refuses the update.
+        choice = partial(self._choices.of, sent.iteration, rate, sizes)
+        return SparseUpdate(places, chunks, choice)
 
     def _places(self, names: Iterable[str | None]) -> list[Place] | Unfit:
         """Where the named tensors lie; each may be named once."""
-        places: list[Place] = []
+        places: dict[str | None, Place] = {}
         for name in names:
             place = self._view.layout.find(name or "")
             if place is None:
                 return Unfit(f"tensor {name!r} is not in the model")
-            if place in places:
+            if name in places:
                 return Unfit(f"tensor {name!r} came twice")
-            places.append(place)
-        return places or Unfit("the update names no tensor")
+            places[name] = place
+        return list(places.values()) or Unfit("the update names no tensor")

@@ -202,7 +202,7 @@ class DevicePlane:
 
     async def _check_in(self, dialect: Dialect, body: Body) -> web.StreamResponse:
         answer, is_accepted = await self._judge_check_in(dialect, body)
-        self._visits.note(Visit.CHECK_IN, is_accepted=is_accepted)
+        self._visits.note(Visit.CHECK_IN, is_accepted=is_accepted, size=_size_of(answer))
         return answer
 
     async def _judge_check_in(
@@ -288,8 +288,9 @@ class DevicePlane:
         return self._replies.refuse_report(dialect, refusal, self._view.snapshot)
 
     async def _report(self, dialect: Dialect, body: Body) -> web.StreamResponse:
+        size = len(body.data)
         answer, is_accepted = await self._judge_report(dialect, body)
-        self._visits.note(Visit.REPORT, is_accepted=is_accepted)
+        self._visits.note(Visit.REPORT, is_accepted=is_accepted, size=size)
         return answer
 
     async def _judge_report(self, dialect: Dialect, body: Body) -> tuple[web.StreamResponse, bool]:
@@ -303,7 +304,7 @@ class DevicePlane:
         is_known = dialect.is_native or self._proofs.is_asked
         digest = await _digest(body.data) if is_known else ""
         doubt = await self._doubt_report(sent, digest)
-        content = Unfit(doubt.reason) if doubt is not None else await self._contents.read(sent)
+        content = Unfit(doubt.reason) if doubt is not None else self._contents.read(sent)
         record = UpdateRecord(
             sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy, self._evaluation(sent)
         )
@@ -411,7 +412,7 @@ class DevicePlane:
 
     async def _get_model(self, dialect: Dialect, body: Body) -> web.StreamResponse:
         answer, is_accepted = await self._find_model(dialect, body)
-        self._visits.note(Visit.GET_MODEL, is_accepted=is_accepted)
+        self._visits.note(Visit.GET_MODEL, is_accepted=is_accepted, size=_size_of(answer))
         return answer
 
     async def _find_model(self, dialect: Dialect, body: Body) -> tuple[web.StreamResponse, bool]:
@@ -498,6 +499,10 @@ def _admission_of(device: str) -> str:
 def _report_of(device: str) -> str:
     """The name of the answer that the device's update is counted."""
     return f"{Visit.REPORT}:{device}"
+
+
+def _size_of(answer: web.StreamResponse) -> int:
+    return len(answer.payload) if isinstance(answer, Answer) else 0
 
 
 async def _digest(body: bytes | memoryview) -> str:

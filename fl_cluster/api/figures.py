@@ -8,7 +8,7 @@ better than an old one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from fl_cluster.api.plain_http import Answer
 from fl_cluster.errors import FlClusterError
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.visits import Visit, volume
 from fl_cluster.store.member_port import MemberStore
 from fl_cluster.store.ports import Counts, JobRecord, Snapshot
 from fl_cluster.telemetry.metrics import CONTENT_TYPE, Registry
@@ -28,6 +29,10 @@ JOB_STATES = ("running", "disabled", "finished")
 ROLES = tuple(role.value for role in Role)
 STATES = tuple(state.value for state in MemberState)
 UNKNOWN = math.nan
+CARRIERS: Mapping[str, Sequence[Visit]] = {
+    "up": (Visit.REPORT,),
+    "down": (Visit.CHECK_IN, Visit.GET_MODEL),
+}
 
 
 class RoundFigures(Protocol):
@@ -38,6 +43,9 @@ class RoundFigures(Protocol):
 
     async def counts(self, ref: RoundRef) -> Counts:
         """How many devices are in the round, being folded, and counted."""
+
+    async def visits(self, ref: RoundRef) -> Mapping[str, int]:
+        """The round's counters of requests and bytes so far."""
 
 
 class JobFigures(Protocol):
@@ -53,6 +61,7 @@ class _Seen:
 
     snapshot: Snapshot | None
     counts: Counts
+    visits: Mapping[str, int]
     rounds_total: int
     members: Sequence[Member]
 
@@ -89,6 +98,11 @@ class Figures:
         self._size = gauge("fl_cluster_cohort_size", "How many devices the round admits.")
         self._claims = gauge("fl_cluster_claimed_updates", "Updates that are being stored.")
         self._reports = gauge("fl_cluster_counted_updates", "Updates counted in the round.")
+        self._bytes = gauges(
+            "fl_cluster_round_bytes",
+            "Bodies of counted updates, and of answers with models, in the current round.",
+            {"direction": tuple(CARRIERS)},
+        )
         self._goal = gauge("fl_cluster_report_goal", "How many updates end the round.")
         self._deadline = gauge(
             "fl_cluster_round_deadline_seconds",
@@ -102,16 +116,20 @@ class Figures:
             "fl_cluster_members", "Live processes.", {"role": ROLES, "state": STATES}
         )
         self._linked = gauge("fl_cluster_linked_servers", "Servers this scheduler has a link to.")
+        self._certificate_end = gauge(
+            "fl_cluster_certificate_end_seconds",
+            "When the first of the scheduler's certificates and revocation lists ends, in seconds"
+            " since the epoch; NaN without TLS.",
+        )
+        self._name_loads(registry)
+
+    def _name_loads(self, registry: Registry) -> None:
+        gauge = registry.gauge
         self._requests = gauge(
             "fl_cluster_requests_per_second", "Requests of devices, over all linked servers."
         )
         self._uploads = gauge(
             "fl_cluster_accepted_updates_per_second", "Counted updates, over all linked servers."
-        )
-        self._certificate_end = gauge(
-            "fl_cluster_certificate_end_seconds",
-            "When the first of the scheduler's certificates and revocation lists ends, in seconds"
-            " since the epoch; NaN without TLS.",
         )
         self._in_flight = gauge(
             "fl_cluster_bytes_in_flight", "Bodies in memory, over all linked servers."
@@ -135,11 +153,12 @@ class Figures:
 
     async def _look(self) -> _Seen:
         snapshot, job = await self._rounds.snapshot(), await self._jobs.job()
-        counts = Counts(0, 0, 0)
+        counts, visits = Counts(0, 0, 0), dict[str, int]()
         if snapshot is not None:
             counts = await self._rounds.counts(snapshot.ref)
+            visits = dict(await self._rounds.visits(snapshot.ref))
         total = job.rounds_total if job is not None else 0
-        return _Seen(snapshot, counts, total, await self._members_known.live())
+        return _Seen(snapshot, counts, visits, total, await self._members_known.live())
 
     def _show_round(self, seen: _Seen | None) -> None:
         snapshot = seen.snapshot if seen is not None else None
@@ -156,6 +175,11 @@ class Figures:
         self._cohort.set(UNKNOWN if counts is None else counts.cohort)
         self._claims.set(UNKNOWN if counts is None else counts.claims)
         self._reports.set(UNKNOWN if counts is None else counts.reports)
+        for direction, visits in CARRIERS.items():
+            total = UNKNOWN
+            if seen is not None and snapshot is not None:
+                total = sum(seen.visits.get(volume(visit), 0) for visit in visits)
+            self._bytes.labelled(direction=direction).set(total)
 
     def _show_job(self, seen: _Seen | None) -> None:
         snapshot = seen.snapshot if seen is not None else None

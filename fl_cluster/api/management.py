@@ -73,6 +73,9 @@ class RoundReader(Protocol):
     async def counts(self, ref: RoundRef) -> Counts:
         """How many devices are in the round, being folded, and counted."""
 
+    async def visits(self, ref: RoundRef) -> Mapping[str, int]:
+        """The round's counters of requests and bytes so far."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:

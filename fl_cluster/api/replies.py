@@ -7,14 +7,15 @@ bytes to every device.  Little else costs time, so little else is kept.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
 from fl_cluster.aggregate.layout import Tensor
-from fl_cluster.aggregate.model import Floats, Model
+from fl_cluster.aggregate.model import Model
 from fl_cluster.api.dialects import Dialect
 from fl_cluster.api.refusals import Refusal, Retry
 from fl_cluster.compression.quant import quantise
@@ -49,6 +50,7 @@ QUANT = 2
 SOON_MS = 200
 NEXT_ROUND_MS = 1_000
 
+logger = logging.getLogger(__name__)
 
 Choice = Callable[[Tensor], bool]
 """Which tensors of a model go into an answer."""
@@ -318,22 +320,27 @@ Carrier = TypeVar("Carrier", messages.ResponseFLJob, messages.ResponseGetModel)
 
 def _carrying(response: Carrier, model: Model, choice: Choice, *, is_small: bool) -> Carrier:
     """The answer with the chosen tensors; in 8 bits with all of them, as devices expect it."""
-    if not is_small:
-        return response._replace(feature_map=features(model, choice))
-    return response._replace(
-        download_compress_type=QUANT,
-        compress_feature_map=tuple(
-            _small(place.tensor, model.values[place.start : place.stop])
-            for place in model.layout.places
-        ),
-    )
+    if is_small:
+        try:
+            small = tuple(_small_features(model))
+        except ValueError as exc:
+            logger.warning("model %s goes out uncompressed: %s", model.digest[:16], exc)
+        else:
+            return response._replace(download_compress_type=QUANT, compress_feature_map=small)
+    return response._replace(feature_map=features(model, choice))
 
 
-def _small(tensor: Tensor, values: Floats) -> messages.CompressFeatureMap:
-    chunk = quantise(values)
-    return messages.CompressFeatureMap(
-        tensor.name, chunk.quants, chunk.minimum, chunk.maximum, tensor.shape
-    )
+def _small_features(model: Model) -> Iterator[messages.CompressFeatureMap]:
+    """All tensors in 8 bits; ValueError when one of them cannot be."""
+    for place in model.layout.places:
+        tensor = place.tensor
+        try:
+            chunk = quantise(model.values[place.start : place.stop])
+        except ValueError as exc:
+            raise ValueError(f"tensor {tensor.name!r}: {exc}") from exc
+        yield messages.CompressFeatureMap(
+            tensor.name, chunk.quants, chunk.minimum, chunk.maximum, tensor.shape
+        )
 
 
 def _protection(encrypt: EncryptSettings) -> messages.CipherPublicParams:

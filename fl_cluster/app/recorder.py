@@ -16,7 +16,7 @@ from fl_cluster.app.hooks import ServerHooks, call
 from fl_cluster.config.schema import Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.service.finish import EndedRound
-from fl_cluster.service.visits import Visit, accepted
+from fl_cluster.service.visits import Visit, accepted, volume
 from fl_cluster.store.checkpoints import CheckpointFolder
 from fl_cluster.store.ports import Metrics
 from fl_cluster.telemetry.evaluation import evaluate
@@ -134,6 +134,25 @@ class FileRecorder:
             accuracy,
             ended.model.digest[:16],
         )
+        transfer = _transfer(ended)
+        if transfer:
+            logger.info("round %d of %d: %s", ended.ref.number, summary.rounds_total, transfer)
+
+
+def _transfer(ended: EndedRound) -> str:
+    """How much went up and down, as far as it was told by now; empty when nobody took part."""
+    visits, plain = ended.visits, ended.model.values.nbytes
+    parts = []
+    for way, per, carriers, whose in (
+        ("up", "update", (Visit.REPORT,), Visit.REPORT),
+        ("down", "device", (Visit.CHECK_IN, Visit.GET_MODEL), Visit.CHECK_IN),
+    ):
+        total = sum(visits.get(volume(visit), 0) for visit in carriers)
+        count = visits.get(accepted(whose), 0)
+        if count:
+            share = total / count / plain
+            parts.append(f"{way} {total // count} bytes per {per} ({share:.3g} of the model)")
+    return ", ".join(parts)
 
 
 def _score(ended: EndedRound) -> float:

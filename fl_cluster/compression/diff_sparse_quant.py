@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fl_cluster.compression.quant import Chunk, low_bytes, scale_of, steps_above
-from fl_cluster.compression.sparse import Kept
+from fl_cluster.compression.quant import Chunk, Doubles, in_steps, scale_of
+from fl_cluster.compression.sparse import Kept, kept_count
 from fl_cluster.kernels import native as kernels
 from fl_cluster.kernels.native import Floats, Integers
 
@@ -50,25 +50,46 @@ def _encode_tensor(product: Floats, start: Floats, kept: Kept) -> Chunk:
     scale = np.float32(scale_of(float(minimum), float(maximum)))
     if not (math.isfinite(scale) and math.isfinite(minimum)):
         raise ValueError("the update holds NaN or infinity, or spans more than float32 can say")
-    rounded = np.floor(steps_above(differences, minimum, scale) + 0.5)
-    return Chunk(low_bytes(rounded), float(minimum), float(maximum))
+    quants = in_steps(differences, minimum, scale, _half_up)
+    return Chunk(quants, float(minimum), float(maximum))
+
+
+def _half_up(steps: Doubles) -> Doubles:
+    whole: Doubles = np.floor(steps + 0.5)
+    return whole
+
+
+def find_unusable(chunks: Sequence[Chunk], sizes: Sequence[int], rate: float) -> Unreadable | None:
+    """Why these chunks are no update of tensors of these sizes, whichever elements are kept.
+
+    Costs nothing per element; what is left to ask is `find_unreadable`.
+    """
+    if len(chunks) != len(sizes):
+        return Unreadable(f"expected {len(sizes)} compressed tensors, found {len(chunks)}")
+    for number, chunk in enumerate(chunks):
+        # The limits of a chunk without elements say nothing, and are out of order.
+        if chunk.quants.size == 0:
+            continue
+        where = f"compressed tensor {number}"
+        if not chunk.minimum <= chunk.maximum:
+            limits = f"{chunk.minimum} and {chunk.maximum}"
+            return Unreadable(f"{where}: expected a minimum and a maximum, found {limits}")
+        if not math.isfinite(largest_difference(chunk)):
+            return Unreadable(f"{where}: its values are not finite")
+    expected, found = kept_count(sum(sizes), rate), sum(chunk.quants.size for chunk in chunks)
+    if found != expected:
+        return Unreadable(f"expected {expected} kept values in all, found {found}")
+    return None
 
 
 def find_unreadable(chunks: Sequence[Chunk], kept: Sequence[Kept]) -> Unreadable | None:
-    """Why these chunks are no update of tensors with this choice; None when they are one."""
-    if len(chunks) != len(kept):
-        return Unreadable(f"expected {len(kept)} compressed tensors, found {len(chunks)}")
+    """Why chunks that are not unusable do not fit this choice; None when they do."""
     for number, (chunk, choice) in enumerate(zip(chunks, kept, strict=True)):
-        where = f"compressed tensor {number}"
         if chunk.quants.size != choice.count:
             found = chunk.quants.size
-            return Unreadable(f"{where}: expected {choice.count} kept values, found {found}")
-        # The limits of a chunk without elements say nothing, and are out of order.
-        if choice.count and not chunk.minimum <= chunk.maximum:
-            limits = f"{chunk.minimum} and {chunk.maximum}"
-            return Unreadable(f"{where}: expected a minimum and a maximum, found {limits}")
-        if choice.count and not math.isfinite(largest_difference(chunk)):
-            return Unreadable(f"{where}: its values are not finite")
+            return Unreadable(
+                f"compressed tensor {number}: expected {choice.count} kept values, found {found}"
+            )
     return None
 
 

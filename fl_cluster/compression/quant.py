@@ -8,6 +8,7 @@ worst error of an element is half a step, (maximum - minimum) / 510.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from fl_cluster.kernels.native import Floats, Quants
 _STEPS = np.float32(255)
 _LEAST_SCALE = 1e-10
 _OFFSET = 128
+_BLOCK = 1 << 16
+"""Elements that are worked on at a time, so that a large tensor costs no large copies."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -55,9 +58,8 @@ def quantise(values: Floats) -> Chunk:
     scale = np.float32(scale_of(float(minimum), float(maximum)))
     if not (math.isfinite(scale) and math.isfinite(minimum)):
         raise ValueError("the tensor holds NaN or infinity, or spans more than float32 can say")
-    steps = steps_above(values, minimum, scale)
-    rounded = np.trunc(steps + np.copysign(0.5, steps))
-    return Chunk(low_bytes(rounded), float(minimum), float(maximum))
+    quants = in_steps(values, minimum, scale, _half_away)
+    return Chunk(quants, float(minimum), float(maximum))
 
 
 def dequantise(chunk: Chunk) -> Floats:
@@ -67,12 +69,18 @@ def dequantise(chunk: Chunk) -> Floats:
     return values
 
 
-def steps_above(values: Floats, minimum: np.float32, scale: np.float32) -> Doubles:
-    """How many steps each value lies above `minimum`, less 128: float32 results, as doubles."""
-    steps: Doubles = ((values - minimum) / scale - np.float32(_OFFSET)).astype(np.float64)
-    return steps
+def in_steps(
+    values: Floats, minimum: np.float32, scale: np.float32, rounded: Callable[[Doubles], Doubles]
+) -> Quants:
+    """How many steps each value lies above `minimum`, less 128: the low 8 bits of it, rounded."""
+    quants = np.empty(values.size, np.int8)
+    for start in range(0, values.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        steps = (values[block] - minimum) / scale - np.float32(_OFFSET)
+        quants[block] = rounded(steps.astype(np.float64)).astype(np.int64).astype(np.int8)
+    return quants
 
 
-def low_bytes(whole: Doubles) -> Quants:
-    """The low 8 bits of each whole number, as a number with a sign."""
-    return whole.astype(np.int64).astype(np.int8)
+def _half_away(steps: Doubles) -> Doubles:
+    whole: Doubles = np.trunc(steps + np.copysign(0.5, steps))
+    return whole

@@ -182,16 +182,13 @@ def find_unfit(sign: int, indices: Indices, size: int) -> UnfitSigns | None:
     return None
 
 
-def rebuild(
-    base: Sequence[Floats], signs: Signs, learning_rate: float, data_size: int
-) -> list[Floats]:
-    """The products that the signs stand for, tensor by tensor in the order of the update."""
-    products, start = [], 0
-    step = np.float32(signs.sign) * np.float32(learning_rate)
-    for tensor in base:
-        first, last = np.searchsorted(signs.indices, [start, start + tensor.size])
-        values = tensor.copy()
-        values[signs.indices[first:last] - start] += step
-        products.append(values * np.float32(data_size))
-        start += tensor.size
-    return products
+def products(values: Floats, start: int, signs: Signs, rate: float, data_size: int) -> Floats:
+    """What the signs stand for in the tensor that has these values in the newest model.
+
+    `start` is the index of its first element among all of the update.
+    """
+    first, last = np.searchsorted(signs.indices, [start, start + values.size])
+    moved: Floats = values.copy()
+    moved[signs.indices[first:last] - start] += np.float32(signs.sign) * np.float32(rate)
+    moved *= np.float32(data_size)
+    return moved

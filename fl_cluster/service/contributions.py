@@ -7,9 +7,9 @@ with that model and the data size.  What a tensor's numbers add up to is one arr
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -21,53 +21,55 @@ from fl_cluster.compression.quant import Chunk
 from fl_cluster.compression.sparse import Kept, choose
 from fl_cluster.kernels import native as kernels
 from fl_cluster.privacy.signds import Signs
+from fl_cluster.privacy.signds import products as products_of
+
+CHOICES_KEPT = 2
+"""That of the round, and one for devices that upload other tensors or in another order."""
 
 
-class Choices:
-    """Which elements the devices of a round send; made once, whoever asks at the same time."""
+class _Making:
+    """One choice, made by whoever asks first while the others wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._make = lru_cache(maxsize=2)(choose)
+        self._kept: tuple[Kept, ...] | None = None
+
+    def get(self, number: int, rate: float, sizes: tuple[int, ...]) -> tuple[Kept, ...]:
+        with self._lock:
+            if self._kept is None:
+                self._kept = choose(number, rate, sizes)
+            return self._kept
+
+
+class Choices:
+    """Which elements the devices of a round send; any thread may ask, each is made once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._makings: OrderedDict[tuple[int, float, tuple[int, ...]], _Making] = OrderedDict()
 
     def of(self, number: int, rate: float, sizes: tuple[int, ...]) -> tuple[Kept, ...]:
         """The choice of round `number` for tensors of these sizes, in this order."""
+        key = number, rate, sizes
         with self._lock:
-            return self._make(number, rate, sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class OtherRoundUpdate:
-    """Sparse differences for a round that is not under way: nobody can tell what they mean.
-
-    The round's verdict is the answer to them.
-    """
-
-    waits_for_size: bool = True
-    element_count: int = 0
-
-    def bound_to(self, base: Model) -> OtherRoundUpdate:
-        """Itself."""
-        del base
-        return self
-
-    def find_unfit(self, scaling: Scaling, data_size: int) -> Unfit | None:
-        """Always."""
-        del scaling, data_size
-        return Unfit("the round changed while the update was read; send it again")
-
-    def add_to(self, partial: Partial, data_size: int) -> None:
-        """Never."""
-        raise AssertionError(f"{partial} of {data_size}: it is never fit")
+            making = self._makings.setdefault(key, _Making())
+            self._makings.move_to_end(key)
+            while len(self._makings) > CHOICES_KEPT:
+                self._makings.popitem(last=False)
+        return making.get(*key)
 
 
 @dataclass(frozen=True, slots=True)
 class SparseUpdate:
-    """A device's kept differences, readable and as many as its round's choice keeps."""
+    """A device's kept differences, which are not unusable.
+
+    `choice` says which they are.  Making it takes time, so it is asked for only once the round
+    is known to want the update.
+    """
 
     places: Sequence[Place]
     chunks: Sequence[Chunk]
-    kept: Sequence[Kept]
+    choice: Callable[[], Sequence[Kept]]
     base: Model | None = None
 
     @property
@@ -85,7 +87,10 @@ class SparseUpdate:
         return replace(self, base=base)
 
     def find_unfit(self, scaling: Scaling, data_size: int) -> Unfit | None:
-        """The first tensor of which an element may be too large for the sums."""
+        """Whether it is not as the choice has it, or an element may be too large for the sums."""
+        unreadable = sparse.find_unreadable(self.chunks, self.choice())
+        if unreadable is not None:
+            return Unfit(unreadable.reason)
         for place, chunk, _, values in self._aggregated():
             factors = (data_size, 2.0 ** scaling.exponents[place.sum_index])
             magnitude = float(np.abs(values).max())
@@ -107,7 +112,7 @@ class SparseUpdate:
 
     def _aggregated(self) -> Iterator[tuple[Place, Chunk, Kept, Floats]]:
         assert self.base is not None, "bound_to comes first"
-        for place, chunk, kept in zip(self.places, self.chunks, self.kept, strict=True):
+        for place, chunk, kept in zip(self.places, self.chunks, self.choice(), strict=True):
             if place.tensor.is_aggregated:
                 yield place, chunk, kept, self.base.values[place.start : place.stop]
 
@@ -153,13 +158,10 @@ class SignUpdate:
 
     def _products(self, data_size: int) -> Iterator[tuple[Place, Floats]]:
         assert self.base is not None, "bound_to comes first"
-        step = np.float32(self.signs.sign) * np.float32(self.learning_rate)
         start = 0
         for place in self.places:
-            stop = start + place.tensor.size
-            first, last = np.searchsorted(self.signs.indices, [start, stop])
             if place.tensor.is_aggregated:
-                values = self.base.values[place.start : place.stop].copy()
-                values[self.signs.indices[first:last] - start] += step
-                yield place, values * np.float32(data_size)
-            start = stop
+                values = self.base.values[place.start : place.stop]
+                rate = self.learning_rate
+                yield place, products_of(values, start, self.signs, rate, data_size)
+            start += place.tensor.size

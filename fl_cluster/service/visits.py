@@ -1,4 +1,4 @@
-"""How many requests of each kind came, and how many of them were accepted.
+"""How many requests of each kind came, how many of them were accepted, and their bytes.
 
 Counted here, added to the round's counters in the store now and then and before a round is
 finished.  A count that is lost with its member costs a line of statistics, nothing else.
@@ -27,6 +27,11 @@ def accepted(visit: Visit) -> str:
     return f"{visit}_accepted"
 
 
+def volume(visit: Visit) -> str:
+    """The name of the counter of the bytes of updates or models that accepted ones carried."""
+    return f"{visit}_bytes"
+
+
 class Visits:
     """The counts of one member that are not in the store yet."""
 
@@ -35,11 +40,13 @@ class Visits:
         self._counts: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
 
-    def note(self, visit: Visit, *, is_accepted: bool) -> None:
-        """Count one answered request."""
+    def note(self, visit: Visit, *, is_accepted: bool, size: int = 0) -> None:
+        """Count one answered request; `size` is that of the body with the update or the model."""
         for name in (visit.value, accepted(visit)) if is_accepted else (visit.value,):
             self._counts[name] += 1
             self._totals[name] += 1
+        if is_accepted and size:
+            self._counts[volume(visit)] += size
 
     @property
     def requests(self) -> int:

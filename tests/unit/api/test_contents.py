@@ -141,7 +141,16 @@ async def test_a_model_in_8_bits_has_every_tensor_and_is_for_those_who_know_it(
                     messages.CompressFeatureMap("w001", np.zeros(2, np.int8), 0.0, 1.0),
                 )
             },
-            "kept values, found",
+            "expected 2 kept values in all, found 5",
+        ),
+        (
+            {
+                "compress_feature_map": (
+                    messages.CompressFeatureMap("w000", np.zeros(0, np.int8), 0.0, 1.0),
+                    messages.CompressFeatureMap("w001", np.zeros(2, np.int8), 0.0, 1.0),
+                )
+            },
+            "compressed tensor 0: expected 1 kept values, found 0",
         ),
     ],
 )

@@ -544,13 +544,14 @@ async def test_what_a_handler_answered_is_counted_and_what_the_gate_said_is_not(
     bench: Any, member: Any
 ) -> None:
     caller = member.flat
-    await caller.check_in("d1")
+    admitted = [await caller.check_in("d1")]
     await caller.check_in("d1")
     await caller.check_in(None)
-    await member.packed.check_in("d2")
-    await caller.report("d1")
-    await caller.report("d1")
-    await caller.get_model(0)
+    admitted.append(await member.packed.check_in("d2"))
+    sent = caller.report_message("d1")
+    await caller.send(sent)
+    await caller.send(sent)
+    model = await caller.get_model(0)
     await caller.get_model(1)
     await caller.send_raw("getModel", b"x")
     for name in NAMES:
@@ -565,10 +566,13 @@ async def test_what_a_handler_answered_is_counted_and_what_the_gate_said_is_not(
     assert await bench.rounds.visits(bench.ref) == {
         "check_in": 4,
         "check_in_accepted": 2,
+        "check_in_bytes": sum(len(reply.body) for reply in admitted),
         "report": 2,
         "report_accepted": 1,
+        "report_bytes": len(flat.encode(sent)),
         "get_model": 3,
         "get_model_accepted": 1,
+        "get_model_bytes": len(model.body),
     }
 
 

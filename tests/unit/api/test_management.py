@@ -791,6 +791,8 @@ class TestFigures:
         rounds = cluster.memory.rounds
         await rounds.check_in(REF, [Offer(name, 1, 1) for name in "abcd"])
         await rounds.claim(REF, "m1", [ClaimRequest("a", 7)])
+        sizes = {"check_in_bytes": 700, "get_model_bytes": 1_000, "report_bytes": 300}
+        await rounds.count_visits(REF, {"check_in": 2, **sizes})
         cluster.member_facts.found.append(SCHEDULER)
         cluster.fleet.known_loads = {
             "a": Load(requests_per_s=2.5, bytes_in_flight=10),
@@ -809,6 +811,8 @@ class TestFigures:
         assert found["fl_cluster_cohort_size"] == "4"
         assert found["fl_cluster_claimed_updates"] == "1"
         assert found["fl_cluster_counted_updates"] == "0"
+        assert found['fl_cluster_round_bytes{direction="up"}'] == "300"
+        assert found['fl_cluster_round_bytes{direction="down"}'] == "1700"
         assert found["fl_cluster_report_goal"] == "3"
         assert found["fl_cluster_round_deadline_seconds"] == str((T0 + 300_000) // 1000)
         assert found['fl_cluster_members{role="server",state="serving"}'] == "2"

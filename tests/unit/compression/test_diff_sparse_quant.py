@@ -12,6 +12,7 @@ from fl_cluster.compression.diff_sparse_quant import (
     decode,
     encode,
     find_unreadable,
+    find_unusable,
     fold,
     is_in_range,
     largest_difference,
@@ -55,6 +56,7 @@ def test_a_tensor_of_which_nothing_is_kept_has_the_devices_odd_limits() -> None:
     assert (chunk.minimum, chunk.maximum, chunk.quants.size) == (LARGEST, -LARGEST, 0)
     assert largest_difference(chunk) == 0.0
     assert find_unreadable([chunk], [nothing]) is None
+    assert find_unusable([chunk], [2], 0.4) is None
 
 
 def test_the_captured_upload_decodes_to_what_the_device_trained(
@@ -77,6 +79,7 @@ def test_the_captured_upload_decodes_to_what_the_device_trained(
         Chunk(each.compress_data, each.min_val, each.max_val)
         for each in update.compress_feature_map
     ]
+    assert find_unusable(chunks, [each.size for each in base], update.upload_sparse_rate) is None
     assert find_unreadable(chunks, kept) is None
 
     for tensor, chunk, choice in zip(base, chunks, kept, strict=True):
@@ -128,7 +131,7 @@ def test_whatever_passes_the_range_check_passes_the_check_of_every_element() -> 
     ("chunks", "sentence"),
     [
         ([], "expected 1 compressed tensors, found 0"),
-        ([(3, 0.0, 1.0)], "expected 4 kept values, found 3"),
+        ([(3, 0.0, 1.0)], "expected 4 kept values in all, found 3"),
         ([(4, 1.0, 0.0)], "expected a minimum and a maximum, found 1.0 and 0.0"),
         ([(4, float("nan"), 1.0)], "expected a minimum and a maximum, found nan and 1.0"),
         ([(4, 0.0, float("inf"))], "its values are not finite"),
@@ -141,10 +144,22 @@ def test_chunks_that_are_no_update_are_refused(
 ) -> None:
     given = [Chunk(np.zeros(size, np.int8), low, high) for size, low, high in chunks]
 
-    unreadable = find_unreadable(given, choose(1, 0.4, [10]))
+    unusable = find_unusable(given, [10], 0.4)
 
+    assert unusable is not None
+    assert sentence in unusable.reason
+
+
+def test_as_many_values_as_are_kept_in_all_have_to_be_those_of_each_tensor() -> None:
+    kept = choose(1, 0.4, [3, 2])
+    assert [choice.count for choice in kept] == [1, 1]
+    chunks = [Chunk(np.zeros(size, np.int8), 0.0, 1.0) for size in (0, 2)]
+
+    unreadable = find_unreadable(chunks, kept)
+
+    assert find_unusable(chunks, [3, 2], 0.4) is None
     assert unreadable is not None
-    assert sentence in unreadable.reason
+    assert unreadable.reason == "compressed tensor 0: expected 1 kept values, found 0"
 
 
 def test_an_update_that_is_not_finite_cannot_be_sent() -> None:

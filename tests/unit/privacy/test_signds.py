@@ -14,7 +14,7 @@ from fl_cluster.privacy.signds import (
     Signs,
     find_unfit,
     plan,
-    rebuild,
+    products,
     select,
 )
 from fl_cluster.wire import messages
@@ -127,7 +127,8 @@ def test_a_large_model_has_a_limit_of_its_own() -> None:
 def test_signs_move_the_chosen_elements_and_count_the_rest_as_unchanged() -> None:
     base = [np.array([1.0, 2.0, 3.0], np.float32), np.array([4.0, 5.0], np.float32)]
 
-    first, second = rebuild(base, Signs(-1, indices(0, 2, 3)), 0.5, 10)
+    signs = Signs(-1, indices(0, 2, 3))
+    first, second = products(base[0], 0, signs, 0.5, 10), products(base[1], 3, signs, 0.5, 10)
 
     assert first.tolist() == [5.0, 20.0, 25.0]
     assert second.tolist() == [35.0, 50.0]
