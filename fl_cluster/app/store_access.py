@@ -38,7 +38,7 @@ HEARTBEAT_S = 0.5
 REFUSED = ("refused", "Error 111 ", "Connect call failed", "No such file")
 """What different event loops say when nobody listens on a port or a socket."""
 
-HUNG_UP = ("reset by peer", "closed by server")
+HUNG_UP = ("reset by peer", "closed by server", "Connection lost")
 """What becomes of plain text on a port that speaks TLS, among other reasons."""
 
 IN_THE_CLEAR = (
