@@ -31,11 +31,12 @@ STORE_WORDS = {"OK", "created", "exists", "renewed", "fenced", "unknown", "left"
 
 KEYLESS = {"TIME", "PUBLISH"}
 
-ANSWER = re.compile(r"""(?:\bword\(|\b(?:refuse_)?all\(|\banswer = |status_reply\()'(\w+)'""")
+ANSWER = re.compile(r"""(?:\bword\(|\ball(?:_with_zero)?\(|\banswer = |status_reply\()'(\w+)'""")
 CALL = re.compile(r"redis\.p?call\(\s*([^,)]+)\s*(?:,\s*([^,)]+))?")
-TAKES_KEY = re.compile(r"\b(?:read|give_up)\(([^,)]+)")
+TAKES_KEY = re.compile(r"\b(?:read|give_up|collected)\(([^,)]+)")
 FROM_PRELUDE = re.compile(
-    r"\b(?:clock|read|collecting|ending|hybrid|finishable|overdue|word|all|holder|give_up)\("
+    r"\b(?:clock|read|collecting|ending|hybrid|finishable|overdue|word|all|all_with_zero|holder"
+    r"|give_up|masked|goal_of|completed|stalled|unaggregated|collected)\("
 )
 LISTED = re.compile(r"\w+(?: \|\s+\w+)+")
 

@@ -27,14 +27,17 @@ from fl_cluster.rounds.events import (
     HandOver,
     MemberLost,
     ModelServed,
+    Proceed,
     Publish,
     Push,
     Release,
     Report,
     Restart,
     TakeLease,
+    Tell,
     Tick,
 )
+from fl_cluster.rounds.exchange import Exchange, Step
 from fl_cluster.rounds.machine import Round, open_next, step
 from fl_cluster.rounds.phases import (
     Abandoned,
@@ -51,9 +54,10 @@ from fl_cluster.rounds.phases import (
     Retraining,
     RoundRef,
     Selecting,
+    Unmasking,
     Waiting,
 )
-from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "rounds.md"
 BEGIN = "<!-- The diagram is written by tools/draw_rounds.py; `make docs` writes it again. -->"
@@ -64,6 +68,8 @@ NOW, LATE = Millis(1_000), Millis(10_000)
 PLAN = RoundPlan(
     cohort_size=2, report_goal=1, select_window_ms=500, report_window_ms=500, round_window_ms=500
 )
+MASKED = replace(PLAN, exchange=ExchangePlan(1, 1, 1, 1, window_ms=500))
+READY = Exchange({Step.SHARES_READ: {"a": b""}, Step.LIST_READ: {"a": b""}}, {})
 HYBRID = replace(PLAN, is_hybrid=True)
 COHORT = {"a": Admission(1, 1, NOW)}
 FULL = COHORT | {"b": Admission(1, 1, NOW)}
@@ -75,6 +81,8 @@ SAMPLES: tuple[Phase, ...] = (
     Waiting(REF, replace(PLAN, cohort_size=1)),
     Selecting(REF, PLAN, NOW, COHORT, CLAIMS, {}, {}, None),
     Reporting(REF, PLAN, NOW, FULL, CLAIMS, {}, {}, None),
+    Reporting(REF, MASKED, NOW, FULL, CLAIMS, {}, {}, None, READY),
+    Unmasking(REF, MASKED, NOW, FULL, {}, {}, READY),
     Aggregating(REF, PLAN, NOW, FULL, {}, {}, NOW, LEASE),
     Aggregating(REF, HYBRID, NOW, FULL, {}, {}, NOW, LEASE),
     Retraining(REF, HYBRID, NOW, FULL, {}, {}, NOW, "mean", "pushed"),
@@ -90,6 +98,8 @@ EVENTS: tuple[Event, ...] = (
     Claim(REF, "m", "b", REF.number, NOW),
     Release(REF, "m", ("a",)),
     Report(REF, "m", ("a",), "pointer", NOW),
+    Tell(REF, Step.REVEALS, "a", b"", NOW),
+    Proceed(REF, NOW),
     MemberLost("m", NOW),
     Tick(REF, NOW),
     Tick(REF, LATE),

@@ -22,6 +22,7 @@ FAILURES = {
     Reason.SELECT_WINDOW: f"Round startFLJob timeout! {INVALID}",
     Reason.REPORT_WINDOW: f"Round updateModel timeout! {INVALID}",
     Reason.ROUND_WINDOW: f"Global timer timeout! {INVALID}",
+    Reason.UNMASK_FAILED: "Failed to unmask, current iteration: {number}",
     Reason.AGGREGATE_FAILED: "Weight aggregation failed, current iteration: {number}",
     Reason.RETRAINED_UNFIT: "Weight aggregation failed, current iteration: {number}",
     Reason.JOB_DISABLED: "Disable instance",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 
@@ -31,6 +32,10 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
     PENDING = "pending"
     """Not decided yet: this device's update, or the last free place, is being committed."""
+    TOO_EARLY = "too_early"
+    """The step of a masked round that comes before is not complete."""
+    UNPREPARED = "unprepared"
+    """The device has not taken the step that comes before, or has no part in the round."""
     UNCLAIMED = "unclaimed"
     """The member reports an update that it does not hold a claim for."""
     NOT_AGGREGATED = "not_aggregated"
@@ -95,6 +100,25 @@ class Report:
     """Pointer that this partial goes on from, empty for none; None when it does not matter.
     A store that went back in time knows another one: what was added since is in this partial
     and counted nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A device of a masked round takes a step."""
+
+    ref: RoundRef
+    step: Step
+    device: str
+    message: bytes
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """A member has found that what was revealed so far takes all masks off."""
+
+    ref: RoundRef
+    at: Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +231,8 @@ Event = (
     | Claim
     | Release
     | Report
+    | Tell
+    | Proceed
     | MemberLost
     | Tick
     | Abort

@@ -6,6 +6,7 @@ Invariants, each a property test:
 - a member that was declared dead changes nothing any more;
 - an update is counted at most once, and only for a device of the cohort;
 - the cohort never exceeds its size, nor the counted updates the goal;
+- no device takes a step of a masked round twice, or without the one before;
 - any run of ticks ends a round that waits for devices or for a worker; a round that is being
   finished is always free to be leased when its lease has run out.
 The scripts in store/redis/scripts do the same to the stored round, one script per event.
@@ -27,15 +28,18 @@ from fl_cluster.rounds.events import (
     HandOver,
     MemberLost,
     ModelServed,
+    Proceed,
     Publish,
     Push,
     Release,
     Report,
     Restart,
     TakeLease,
+    Tell,
     Tick,
     Verdict,
 )
+from fl_cluster.rounds.masked import aggregating, exchange, is_prepared
 from fl_cluster.rounds.phases import (
     Abandoned,
     Abandoning,
@@ -54,9 +58,12 @@ from fl_cluster.rounds.phases import (
     Retraining,
     RoundRef,
     Selecting,
+    Unmasking,
     Waiting,
 )
 from fl_cluster.rounds.plan import Millis, RoundPlan
+
+_Unaggregated = Waiting | Selecting | Reporting | Unmasking | Aggregating
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,8 @@ def _apply(
     | Claim
     | Release
     | Report
+    | Tell
+    | Proceed
     | Tick
     | Abort
     | TakeLease
@@ -148,6 +157,8 @@ def _apply(
             return _release(phase, event)
         case Report():
             return _report(phase, event)
+        case Tell() | Proceed():
+            return exchange(phase, event)
         case Tick():
             return _tick(phase, event.at)
         case Abort():
@@ -199,7 +210,7 @@ def _interrupted(phase: Phase, reason: Reason, at: Millis) -> Phase:
     match phase:
         case Waiting() | Closed():
             return Abandoning(phase.ref, phase.plan, None, {}, {}, {}, at, None, reason)
-        case Selecting() | Reporting() | Retraining():
+        case Selecting() | Reporting() | Unmasking() | Retraining():
             return _abandoning(phase, reason, at)
         case Aggregating() if phase.plan.is_hybrid:
             return _abandoning(phase, reason, at)
@@ -251,6 +262,7 @@ def _filled(phase: Collecting) -> Reporting:
         phase.reports,
         phase.partials,
         phase.first_report_at,
+        phase.exchange,
     )
 
 
@@ -265,6 +277,8 @@ def _claim(phase: Phase, event: Claim) -> tuple[Phase, Verdict]:
         return phase, Verdict.NOT_IN_COHORT
     if event.number != phase.ref.number:
         return phase, Verdict.STALE_ROUND
+    if not is_prepared(phase, event.device):
+        return phase, Verdict.UNPREPARED
     if event.device in phase.reports:
         return phase, Verdict.DUPLICATE
     if event.device in phase.claims:
@@ -290,7 +304,7 @@ def _release(phase: Phase, event: Release) -> tuple[Phase, Verdict]:
 
 def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
     if (
-        isinstance(phase, Collecting | Retraining | Ending)
+        isinstance(phase, Collecting | Unmasking | Retraining | Ending)
         and phase.partials.get(event.member) == event.partial
     ):
         return phase, Verdict.ACCEPTED
@@ -316,23 +330,15 @@ def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
     )
     if len(after.reports) < after.plan.report_goal:
         return after, Verdict.ACCEPTED
-    return (
-        Aggregating(
-            after.ref,
-            after.plan,
-            after.opened_at,
-            after.cohort,
-            after.reports,
-            after.partials,
-            event.at,
-            None,
-        ),
-        Verdict.ACCEPTED,
-    )
+    if after.plan.unmasks:
+        known = (after.cohort, after.reports, after.partials)
+        unmasking = Unmasking(after.ref, after.plan, after.opened_at, *known, after.exchange)
+        return unmasking, Verdict.ACCEPTED
+    return aggregating(after, event.at), Verdict.ACCEPTED
 
 
 def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
-    if not isinstance(phase, Selecting | Reporting | Retraining):
+    if not isinstance(phase, Selecting | Reporting | Unmasking | Retraining):
         return phase, Verdict.ACCEPTED
     reason = phase.overdue(at)
     if reason is None:
@@ -340,7 +346,9 @@ def _tick(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
     return _abandoning(phase, reason, at), Verdict.ACCEPTED
 
 
-def _abandoning(phase: Collecting | Retraining | Ending, reason: Reason, at: Millis) -> Abandoning:
+def _abandoning(
+    phase: Collecting | Unmasking | Retraining | Ending, reason: Reason, at: Millis
+) -> Abandoning:
     return Abandoning(
         phase.ref,
         phase.plan,
@@ -356,7 +364,7 @@ def _abandoning(phase: Collecting | Retraining | Ending, reason: Reason, at: Mil
 
 def _abort(phase: Phase, reason: Reason, at: Millis) -> tuple[Phase, Verdict]:
     match phase:
-        case Waiting() | Selecting() | Reporting() | Retraining():
+        case Waiting() | Selecting() | Reporting() | Unmasking() | Retraining():
             return _interrupted(phase, reason, at), Verdict.ACCEPTED
         case Aggregating() | Concluding():
             return _abandoning(phase, reason, at), Verdict.ACCEPTED
@@ -398,7 +406,7 @@ def _hand_over(phase: Phase, event: HandOver) -> tuple[Phase, Verdict]:
 
 
 def _push(phase: Phase, event: Push) -> tuple[Phase, Verdict]:
-    if isinstance(phase, Waiting | Selecting | Reporting | Aggregating):
+    if isinstance(phase, _Unaggregated):
         return phase, Verdict.NOT_AGGREGATED
     if not isinstance(phase, Retraining | Concluding):
         return phase, Verdict.ENOUGH
@@ -413,7 +421,7 @@ def _push(phase: Phase, event: Push) -> tuple[Phase, Verdict]:
 
 
 def _conclude(phase: Phase, at: Millis) -> tuple[Phase, Verdict]:
-    if isinstance(phase, Waiting | Selecting | Reporting | Aggregating):
+    if isinstance(phase, _Unaggregated):
         return phase, Verdict.NOT_AGGREGATED
     if isinstance(phase, Concluding):
         return phase, Verdict.ACCEPTED

@@ -1,12 +1,14 @@
 """The phases of a round; each holds only what is known in it.
 
     Waiting -> Selecting -> Reporting -> Aggregating -----------------------> Committed
-                   |            |             |                                   ^
-                   |            |             +-> Retraining -> Concluding -------+
-                   |            |                     |
-                   +------------+---------------------+-----> Abandoning  -> Abandoned
+                   |            |  |        ^ |                                   ^
+                   |            |  +--> Unmasking                                 |
+                   |            |       |     +-> Retraining -> Concluding -------+
+                   |            |       |             |
+                   +------------+-------+-------------+-----> Abandoning  -> Abandoned
 
-A hybrid round goes the lower way: a worker retrains the aggregate before the round ends.
+In a masked round devices take the masks off the sum before it can be used.  A hybrid round
+goes the lower way: a worker retrains the aggregate before the round ends.
 A finished round is followed by the next one's `Waiting`, or by `Closed` after the last.
 
 Updates are counted while the cohort still fills: a device that was admitted early need not
@@ -18,9 +20,10 @@ Not here: the weights themselves, which no decision depends on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fl_cluster.rounds.exchange import Exchange
 from fl_cluster.rounds.plan import Millis, RoundPlan
 
 
@@ -53,6 +56,10 @@ class Reason(StrEnum):
     SELECT_WINDOW = "select_window"
     REPORT_WINDOW = "report_window"
     ROUND_WINDOW = "round_window"
+    EXCHANGE_WINDOW = "exchange_window"
+    """Too few devices took a step of a masked round in time."""
+    UNMASK_FAILED = "unmask_failed"
+    """What devices revealed does not take the masks off the sum."""
     AGGREGATE_FAILED = "aggregate_failed"
     RETRAINED_UNFIT = "retrained_unfit"
     """What the worker handed in holds NaN or infinity."""
@@ -108,6 +115,7 @@ class Collecting:
     reports: Mapping[str, Counted]
     partials: Mapping[str, str]
     first_report_at: Millis | None
+    exchange: Exchange = field(default_factory=Exchange)
 
     def deadlines(self) -> tuple[tuple[Millis, Reason], ...]:
         """The instants at which this phase ends the round, and for what reason."""
@@ -120,6 +128,7 @@ class Collecting:
             found.append(
                 (Millis(self.first_report_at + self.plan.report_window_ms), Reason.REPORT_WINDOW)
             )
+        found += _exchange_deadlines(self.plan, self.exchange)
         found.append((Millis(self.opened_at + self.plan.round_window_ms), Reason.ROUND_WINDOW))
         return tuple(found)
 
@@ -132,6 +141,11 @@ class Collecting:
         return next((reason for deadline, reason in self.deadlines() if at >= deadline), None)
 
 
+def _exchange_deadlines(plan: RoundPlan, exchange: Exchange) -> tuple[tuple[Millis, Reason], ...]:
+    deadline = exchange.deadline(plan.exchange) if plan.exchange is not None else None
+    return () if deadline is None else ((deadline, Reason.EXCHANGE_WINDOW),)
+
+
 @dataclass(frozen=True, slots=True)
 class Selecting(Collecting):
     """The cohort has room."""
@@ -140,6 +154,28 @@ class Selecting(Collecting):
 @dataclass(frozen=True, slots=True)
 class Reporting(Collecting):
     """The cohort is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmasking:
+    """All updates are counted, and devices are to take the masks off their sum."""
+
+    ref: RoundRef
+    plan: RoundPlan
+    opened_at: Millis
+    cohort: Mapping[str, Admission]
+    reports: Mapping[str, Counted]
+    partials: Mapping[str, str]
+    exchange: Exchange
+
+    def deadlines(self) -> tuple[tuple[Millis, Reason], ...]:
+        """The instants at which this phase ends the round, and for what reason."""
+        last = Millis(self.opened_at + self.plan.round_window_ms)
+        return (*_exchange_deadlines(self.plan, self.exchange), (last, Reason.ROUND_WINDOW))
+
+    def overdue(self, at: Millis) -> Reason | None:
+        """Why the round has run out of time at this instant, if it has."""
+        return next((reason for deadline, reason in self.deadlines() if at >= deadline), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +271,7 @@ Phase = (
     Waiting
     | Selecting
     | Reporting
+    | Unmasking
     | Aggregating
     | Retraining
     | Concluding

@@ -8,6 +8,8 @@ full cohort, `report_window_ms` after the first counted update without the goal,
 checked in to waits for ever: it costs nothing and harms nobody.
 A hybrid round does not end with the goal: a worker outside the cluster retrains the
 aggregate first, and has until `round_window_ms` to say that it has.
+In a masked round devices exchange messages before and after their updates; each step of that
+waits for a number of devices, and `window_ms` from the first of them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,24 @@ Millis = NewType("Millis", int)
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangePlan:
+    """How many devices each step of a masked round waits for; 0 for a step that it has not.
+
+    Without reveals nothing is left to take off the sum once all updates are in.
+    """
+
+    keys: int
+    shares: int
+    signatures: int
+    reveals: int
+    window_ms: int
+
+    def __post_init__(self) -> None:
+        assert min(self.keys, self.window_ms) >= 1, self
+        assert min(self.shares, self.signatures, self.reveals) >= 0, self
+
+
+@dataclass(frozen=True, slots=True)
 class RoundPlan:
     """The numbers that govern one round; fixed when the round opens."""
 
@@ -32,10 +52,17 @@ class RoundPlan:
     report_window_ms: int
     round_window_ms: int
     is_hybrid: bool = False
+    exchange: ExchangePlan | None = None
+    """None when updates come unmasked."""
 
     def __post_init__(self) -> None:
         assert 1 <= self.report_goal <= self.cohort_size, self
         assert min(self.select_window_ms, self.report_window_ms, self.round_window_ms) >= 1, self
+
+    @property
+    def unmasks(self) -> bool:
+        """Whether devices have to take masks off the sum before it says anything."""
+        return self.exchange is not None and self.exchange.reveals > 0
 
     @property
     def longest_ms(self) -> int:

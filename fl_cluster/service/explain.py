@@ -373,6 +373,8 @@ WHY: Mapping[Reason, str] = {
     Reason.SELECT_WINDOW: "start_fl_job_time_window: the cohort did not fill in time",
     Reason.REPORT_WINDOW: "update_model_time_window: too few updates after the first one",
     Reason.ROUND_WINDOW: "global_iteration_time_window: the whole round took too long",
+    Reason.EXCHANGE_WINDOW: "cipher_time_window: too few devices took a step of the masked round",
+    Reason.UNMASK_FAILED: "what devices revealed did not take the masks off the sum",
     Reason.AGGREGATE_FAILED: "its updates could not be aggregated",
     Reason.RETRAINED_UNFIT: "the worker handed in NaN or infinity",
     Reason.JOB_DISABLED: "the job was disabled",

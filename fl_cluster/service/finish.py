@@ -35,6 +35,7 @@ from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.ledger import PARTIAL_LIFETIME_MS
 from fl_cluster.service.methods import plan_of, rule_of
+from fl_cluster.service.unmasking import StaysMasked, Unmasker
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.ports import (
@@ -93,10 +94,13 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FinishRules:
-    """How long a member may be silent while it finishes a round, and when failures are told."""
+    """How long a member may be silent while it finishes a round, when failures are told, and
+    what makes a masked sum readable."""
 
     lease_ms: int
     failures_told_at: int
+    unmasker: Unmasker | None = None
+    """None in a job whose devices mask nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ class Finisher:
         self._at_work = asyncio.Lock()
         self._rests_until = 0.0
         self._failures_told_at = rules.failures_told_at
+        self._unmasker = rules.unmasker
 
     async def finish(self) -> bool:
         """Finish the current round if it needs it and nobody else is at it; whether it did."""
@@ -221,13 +226,14 @@ class Finisher:
             if task.is_for_worker:
                 return await self._hand_over(task, stored)
             model, record = await self._outcome(task, stored)
+        except StaysMasked as exc:
+            logger.error("round %s stays masked and is abandoned: %s", ref, exc)
+            return await self._abort(ref, Reason.UNMASK_FAILED)
         except StoreCorrupt:
             if not task.commits:
                 raise
             logger.exception("round %s cannot be aggregated and is abandoned", ref)
-            if not await self._take_lease(ref):
-                return Verdict.LEASE_LOST
-            return await self._stores.rounds.abort(ref, Reason.AGGREGATE_FAILED)
+            return await self._abort(ref, Reason.AGGREGATE_FAILED)
         ended = replace(await self._account(task, stored, model), left_out=record.left_out)
         if not await self._take_lease(ref):
             # Another member took over, and maybe came to another end: the files are its to write.
@@ -242,6 +248,11 @@ class Finisher:
         failures = 0 if ended.is_event else ended.failures_in_a_row
         outcome = Outcome(record, finishes_job, failures, successor, task.commits)
         return await self._publish(ref, outcome, _used_up(task.snapshot, stored))
+
+    async def _abort(self, ref: RoundRef, reason: Reason) -> Verdict:
+        if not await self._take_lease(ref):
+            return Verdict.LEASE_LOST
+        return await self._stores.rounds.abort(ref, reason)
 
     async def _hand_over(self, task: Task, stored: Stored) -> Verdict:
         """Let the worker have the mean; the partials stay until the round is over."""
@@ -341,6 +352,9 @@ class Finisher:
     ) -> tuple[Model, ModelRecord]:
         """The mean of the round, stored under a name that begins with `kind`."""
         total = await self._merge(task, stored.pointers)
+        if task.snapshot.plan.exchange is not None and self._unmasker is not None:
+            counted = [update.device for update in stored.reported]
+            await self._unmasker.unmask(task.ref, counted, total)
         model, left_out = await asyncio.to_thread(total.finalise, task.base.model)
         digest = await asyncio.to_thread(lambda: model.digest)
         cohort_size = task.snapshot.plan.cohort_size

@@ -20,15 +20,18 @@ from fl_cluster.rounds.events import (
     HandOver,
     MemberLost,
     ModelServed,
+    Proceed,
     Publish,
     Push,
     Release,
     Report,
     Restart,
     TakeLease,
+    Tell,
     Tick,
     Verdict,
 )
+from fl_cluster.rounds.exchange import COMPLETED, Exchange, Step
 from fl_cluster.rounds.machine import Round, open_next, step
 from fl_cluster.rounds.phases import (
     Abandoning,
@@ -42,6 +45,7 @@ from fl_cluster.rounds.phases import (
     Retraining,
     RoundRef,
     Selecting,
+    Unmasking,
     Waiting,
 )
 from fl_cluster.rounds.plan import Millis, RoundPlan
@@ -70,6 +74,7 @@ PHASE_WORDS: Mapping[type, str] = {
     Waiting: "waiting",
     Selecting: "selecting",
     Reporting: "reporting",
+    Unmasking: "unmasking",
     Aggregating: "aggregating",
     Retraining: "retraining",
     Concluding: "concluding",
@@ -78,7 +83,10 @@ PHASE_WORDS: Mapping[type, str] = {
 }
 
 
-Known = Collecting | Retraining | Ending
+ESCAPED = "surrogateescape"
+"""How ids keep bytes that are not UTF-8."""
+
+Known = Collecting | Unmasking | Retraining | Ending
 """The phases of a round that somebody has checked in to."""
 
 
@@ -152,6 +160,8 @@ class MemoryRoundStore:
         self._finished: dict[RoundRef, Ending] = {}
         self._updates: dict[RoundRef, dict[str, UpdateRecord]] = {}
         self._visits: dict[RoundRef, dict[str, int]] = {}
+        self._exchanges: dict[RoundRef, Exchange] = {}
+        """Of rounds that are not collecting or unmasking any more, too."""
         self._evaluations: dict[str, list[bytes]] = {}
 
     @property
@@ -164,7 +174,8 @@ class MemoryRoundStore:
         collecting = phase if isinstance(phase, Collecting) else None
         ending = phase if isinstance(phase, Ending) else None
         lease = ending.lease if ending else None
-        deadline = min(d for d, _ in collecting.deadlines()) if collecting else None
+        waiting = phase if isinstance(phase, Collecting | Unmasking) else None
+        deadline = min(d for d, _ in waiting.deadlines()) if waiting else None
         return Snapshot(
             ref=phase.ref,
             phase=PHASE_WORDS[type(phase)],
@@ -185,6 +196,7 @@ class MemoryRoundStore:
             last_ended_at=self._last_ended_at,
             share=self._share,
             last_metrics=self._last_metrics,
+            complete=self._complete(),
         )
 
     async def load(self) -> Round:
@@ -225,6 +237,23 @@ class MemoryRoundStore:
             self._keep_evaluations(ref.instance, batch)
         kept.update({update.device: update for update in batch.updates})
         return ReportOutcome(verdict, tuple(phase.reports[device].position for device in devices))
+
+    async def tell(
+        self, ref: RoundRef, step: Step, device: str, message: bytes, at: Millis | None = None
+    ) -> Verdict:
+        now = self._at(at)
+        verdict = self._step(Tell(ref, step, device, message, now))
+        if verdict is Verdict.ACCEPTED:
+            so_far = self._exchanges.get(ref, Exchange())
+            self._exchanges[ref] = so_far.add(step, device, message, now)
+        return verdict
+
+    async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
+        found = self._exchanges.get(ref, Exchange()).told.get(step, {})
+        return dict(sorted(found.items(), key=lambda pair: pair[0].encode(errors=ESCAPED)))
+
+    async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        return self._step(Proceed(ref, self._at(at)))
 
     async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         return self._step(Tick(ref, self._at(at)))
@@ -382,7 +411,16 @@ class MemoryRoundStore:
         self._round = result.round
         return result.verdict
 
-    def _known(self, ref: RoundRef) -> Collecting | Retraining | Ending | None:
+    def _complete(self) -> frozenset[Step]:
+        ref = self._round.phase.ref
+        plan, so_far = self._plan.exchange, self._exchanges.get(ref, Exchange())
+        if plan is None:
+            return frozenset()
+        return frozenset(
+            step for step in COMPLETED if step in so_far.told and so_far.is_complete(plan, step)
+        )
+
+    def _known(self, ref: RoundRef) -> Known | None:
         if ref in self._finished:
             return self._finished[ref]
         phase = self._round.phase

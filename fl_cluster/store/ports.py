@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis, RoundPlan
@@ -167,8 +168,8 @@ class Snapshot:
 
     ref: RoundRef
     phase: str
-    """waiting | selecting | reporting | aggregating | retraining | concluding | abandoning |
-    closed."""
+    """waiting | selecting | reporting | unmasking | aggregating | retraining | concluding |
+    abandoning | closed."""
     plan: RoundPlan
     opened_at: Millis | None
     deadline: Millis | None
@@ -196,6 +197,8 @@ class Snapshot:
     """None before a hybrid round's mean was handed over, and in any other round."""
     last_metrics: Metrics | None = None
     """What a worker said of the round before, if it did."""
+    complete: frozenset[Step] = frozenset()
+    """The steps of a masked round that wait for nobody any more."""
 
     @property
     def is_collecting(self) -> bool:
@@ -206,6 +209,11 @@ class Snapshot:
     def needs_finishing(self) -> bool:
         """Whether some member has to aggregate or record this round."""
         return self.phase in ("aggregating", "concluding", "abandoning")
+
+    @property
+    def is_unmasking(self) -> bool:
+        """Whether devices are to take the masks off the sum."""
+        return self.phase == "unmasking"
 
     @property
     def is_retraining(self) -> bool:

@@ -63,7 +63,7 @@ class Stores:
         round_window_ms=200,
     )
 
-    async def open(self, **numbers: int) -> RoundStore:
+    async def open(self, **numbers: Any) -> RoundStore:
         """The job's rounds; `numbers` replace those of the plan."""
         plan = replace(self.plan, **numbers)
         assert await self.jobs.open(self.job, self.first, plan, self.model)

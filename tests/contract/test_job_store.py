@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.store.ports import (
@@ -232,6 +233,7 @@ def test_all_keys_of_a_job_are_in_one_slot() -> None:
     ]
     ref = str(RoundRef("run {x}", 7))
     names += [key(ref) for key in of_a_round]
+    names += [keys.step(ref, step) for step in Step]
 
     assert len(of_a_round) >= 6
     assert set(keys.of_round(ref)) <= set(names)

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import (
     Aggregating,
     Collecting,
@@ -31,8 +32,9 @@ from fl_cluster.rounds.phases import (
     Reason,
     Retraining,
     RoundRef,
+    Unmasking,
 )
-from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan
 from fl_cluster.store.ports import (
     ClaimRequest,
     JobRecord,
@@ -59,6 +61,14 @@ members = st.sampled_from(MEMBERS)
 several = st.lists(devices, max_size=4)
 distinct = st.lists(devices, max_size=3, unique=True)
 windows = st.sampled_from([1, 30, 1000, 10_000, 10_000, 2**32 - 1])
+exchanges = st.none() | st.builds(
+    ExchangePlan,
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(0, 2),
+    st.integers(0, 2),
+    st.sampled_from([30, 10_000]),
+)
 aims = st.sampled_from([None] * 12 + ["number", "attempt", "instance"])
 
 
@@ -85,13 +95,20 @@ class TwoStores(RuleBasedStateMachine):
         data=st.data(),
         w=st.tuples(windows, windows, windows),
         is_hybrid=st.booleans(),
+        exchange=exchanges,
     )
     def open(
-        self, size: int, data: st.DataObject, w: tuple[int, int, int], is_hybrid: bool
+        self,
+        size: int,
+        data: st.DataObject,
+        w: tuple[int, int, int],
+        is_hybrid: bool,
+        exchange: ExchangePlan | None,
     ) -> None:
         self.connection_do("FLUSHALL")
         goal = max(1, size - data.draw(st.sampled_from([0, 0, 1, 3])))
         numbers = {"cohort_size": size, "report_goal": goal, "is_hybrid": is_hybrid}
+        numbers["exchange"] = exchange
         numbers |= zip(("select_window_ms", "report_window_ms", "round_window_ms"), w, strict=True)
         self.both = (type(self).make_memory_stores(), type(self).make_redis_stores(self.connection))
         self.rounds = [self.runner.run(stores.open(**numbers)) for stores in self.both]
@@ -134,7 +151,7 @@ class TwoStores(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2), offset=st.sampled_from([-1, 0, 0, 1]))
     def a_deadline_comes(self, which: int, offset: int) -> None:
         phase = self.current().phase
-        if isinstance(phase, Collecting):
+        if isinstance(phase, Collecting | Unmasking):
             deadlines = phase.deadlines()
             self.now = deadlines[which % len(deadlines)][0] + offset
         elif isinstance(phase, Retraining):
@@ -172,6 +189,8 @@ class TwoStores(RuleBasedStateMachine):
                 self.go_on_ending(phase, member)
             elif isinstance(phase, Retraining):
                 self.go_on_retraining(phase, len(names))
+            elif isinstance(phase, Unmasking):
+                self.go_on_unmasking(phase, member)
             elif self.current().is_disabled:
                 self.an_operator_acts("enable")
             elif not isinstance(phase, Collecting):
@@ -198,8 +217,21 @@ class TwoStores(RuleBasedStateMachine):
         else:
             self.conclude(choice, None)
 
+    def go_on_unmasking(self, phase: Unmasking, member: str) -> None:
+        if phase.overdue(self.at) is not None:
+            self.tick(None)
+        elif member == "m5":
+            self.proceed(None)
+        else:
+            device = sorted(phase.reports)[int(member[1]) % len(phase.reports)]
+            for step in (Step.LIST_READ, Step.SIGNATURES, Step.REVEALS):
+                self.tell(step, device, None)
+
     def go_on_collecting(self, phase: Collecting, member: str, names: list[str]) -> None:
         idle = sorted(set(phase.cohort) - set(phase.claims) - set(phase.reports))
+        if phase.plan.exchange is not None and names:
+            for step in (Step.KEYS, Step.KEYS_READ, Step.SHARES, Step.SHARES_READ):
+                self.tell(step, names[0], None)
         holders = sorted(set(phase.claims.values()))
         if holders and (len(names) % 2 or not idle):
             holder = holders[len(names) % len(holders)]
@@ -226,6 +258,17 @@ class TwoStores(RuleBasedStateMachine):
     @rule(data=st.data())
     def report_again(self, data: st.DataObject) -> None:
         self.send(*data.draw(st.sampled_from(self.sent[-3:])))
+
+    @rule(step=st.sampled_from(Step), device=devices, aim=aims)
+    def tell(self, step: Step, device: str, aim: str | None) -> None:
+        ref, at, message = self.aimed(aim), self.at, f"{step} {DEVICES.index(device)}".encode()
+        self.ask(lambda rounds: rounds.tell(ref, step, device, message, at))
+
+    @rule(aim=aims, luck=st.integers(0, 3))
+    def proceed(self, aim: str | None, luck: int = 0) -> None:
+        ref, at = self.aimed(aim), self.at
+        if luck == 0:
+            self.ask(lambda rounds: rounds.proceed(ref, at))
 
     @rule(aim=aims)
     def tick(self, aim: str | None) -> None:
@@ -321,6 +364,8 @@ class TwoStores(RuleBasedStateMachine):
             self.ask(lambda rounds, ref=ref: rounds.partials(ref))
             self.ask(lambda rounds, ref=ref: rounds.visits(ref))
             self.ask(lambda rounds, ref=ref: rounds.counts(ref))
+            for step in Step:
+                self.ask(lambda rounds, ref=ref, step=step: rounds.told(ref, step))
             reported = self.ask(lambda rounds, ref=ref: rounds.reported(ref))
             for update in reported[:2]:
                 self.ask(lambda rounds, ref=ref, name=update.device: rounds.receipt(ref, name))

@@ -83,9 +83,9 @@ def keys() -> list[str]:
         if isinstance(kind, property):
             found.append(getattr(job, name))
         elif isfunction(kind) and not name.startswith("_") and name != "of_round":
-            placeholders = {"ref": "{ref}", "name": "name", "instance": "{run}"}
-            argument = placeholders[list(signature(kind).parameters)[1]]
-            found.append(getattr(job, name)(argument))
+            placeholders = {"ref": "{ref}", "name": "name", "instance": "{run}", "step": "{step}"}
+            arguments = [placeholders[each] for each in list(signature(kind).parameters)[1:]]
+            found.append(getattr(job, name)(*arguments))
     assert str(ref) == "7.1@run"
     return found
 
@@ -107,7 +107,7 @@ def test_every_field_of_a_round_is_described() -> None:
     section = REDIS.partition("### The fields of a round")[2].partition("\n## ")[0]
 
     described = set(re.findall(r"`(\w+)`", first_column(section))) - {"round"}
-    assert described == {*stored, "published_by", "steered_by"}
+    assert described == {*stored, "published_by", "steered_by", "proceeded_by"}
 
 
 @pytest.mark.parametrize("level", Level)

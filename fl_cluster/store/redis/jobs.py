@@ -61,7 +61,7 @@ class RedisJobStore:
 
     async def job(self) -> JobRecord | None:
         raw = await self._connection.command("HGETALL", self._keys.instance)
-        return records.job_of(records.text_fields(_pairs(raw))) if raw else None
+        return records.job_of(records.text_fields(records.pairs(raw))) if raw else None
 
     async def cluster_state(self) -> str | None:
         """running | disabled | finished; None when no run is known."""
@@ -75,22 +75,16 @@ class RedisJobStore:
 
     async def successor(self) -> JobRecord | None:
         raw = await self._connection.command("HGETALL", self._keys.successor)
-        return records.job_of(records.text_fields(_pairs(raw))) if raw else None
+        return records.job_of(records.text_fields(records.pairs(raw))) if raw else None
 
     async def nominate(self, number: int) -> int:
         args = (number, NOMINATION_MS)
         return int(await self._connection.run("nominate", (self._keys.nominees,), args))
 
     async def models(self) -> Mapping[int, ModelRecord]:
-        raw = _pairs(await self._connection.command("HGETALL", self._keys.models))
+        raw = records.pairs(await self._connection.command("HGETALL", self._keys.models))
         models = [records.model_of(n, text) for n, text in records.text_fields(raw).items()]
         return {model.number: model for model in models}
-
-
-def _pairs(raw: Mapping[bytes, bytes] | list[bytes]) -> Mapping[bytes, bytes]:
-    if isinstance(raw, list):
-        return dict(zip(raw[::2], raw[1::2], strict=True))
-    return raw
 
 
 class RedisBlobStore:

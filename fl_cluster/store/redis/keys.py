@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fl_cluster.rounds.exchange import Step
+
 JOBS = "fl:jobs"
 """Set of the names of all jobs that ever started in this Redis."""
 
@@ -102,6 +104,10 @@ class JobKeys:
         """Set: devices that have been told that their update is counted."""
         return self._key("round", ref, "answered")
 
+    def step(self, ref: str, step: Step) -> str:
+        """Hash: device id -> what it told in this step of a masked round."""
+        return self._key("round", ref, step)
+
     def attestations(self, ref: str) -> str:
         """Hash: device id -> the certificates it checked in with, and when it signed that."""
         return self._key("round", ref, "attestations")
@@ -119,6 +125,7 @@ class JobKeys:
             self.partials(ref),
             self.answered(ref),
             self.visits(ref),
+            *(self.step(ref, step) for step in Step),
         )
 
     def evaluations(self, instance: str) -> str:

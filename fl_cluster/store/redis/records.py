@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fl_cluster.errors import StoreCorrupt
+from fl_cluster.rounds.exchange import COMPLETED, Exchange, Step
 from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import (
     Abandoning,
@@ -21,9 +23,10 @@ from fl_cluster.rounds.phases import (
     Retraining,
     RoundRef,
     Selecting,
+    Unmasking,
     Waiting,
 )
-from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan
 from fl_cluster.store.ports import (
     JobRecord,
     Metrics,
@@ -47,9 +50,25 @@ PLAN_FIELDS = (
     "round_window_ms",
 )
 
+WAITING_PHASES = ("selecting", "reporting", "unmasking", "retraining")
+"""The phases that time ends."""
+
 SHARE_FIELDS = ("aggregate", "retraining_since", "pushed", "pushed_is_fit", "metrics")
 """Empty but in a hybrid round whose mean was handed over.  Rounds that older servers opened
 have neither these nor `last_metrics` nor `is_hybrid`."""
+
+EXCHANGE_FIELDS = ("complete", *(f"{step}_began" for step in COMPLETED))
+"""Empty but in a masked round."""
+
+GOALS = ("keys", "shares", "signatures", "reveals", "window_ms")
+"""The words of the field `exchange`, in which a masked round's plan stands."""
+
+
+def pairs(raw: Mapping[bytes, bytes] | list[bytes]) -> Mapping[bytes, bytes]:
+    """A hash, in whichever of two shapes the client library hands it over."""
+    if isinstance(raw, list):
+        return dict(zip(raw[::2], raw[1::2], strict=True))
+    return raw
 
 
 def text_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
@@ -64,6 +83,11 @@ def _text(raw: bytes) -> str:
 def encode_id(device: str) -> bytes:
     """The exact bytes of a device id that came over the wire."""
     return device.encode("utf-8", "surrogateescape")
+
+
+def decode_id(raw: bytes) -> str:
+    """The inverse of `encode_id`."""
+    return _text(raw)
 
 
 def first_round_fields(
@@ -88,20 +112,32 @@ def first_round_fields(
         "last_reason": "",
         "last_ended_at": "",
     }
-    return fields | dict.fromkeys((*SHARE_FIELDS, "last_metrics"), "") | plan_fields(plan)
+    empty = (*SHARE_FIELDS, *EXCHANGE_FIELDS, "last_metrics")
+    return fields | dict.fromkeys(empty, "") | plan_fields(plan)
 
 
 def plan_of(fields: Fields) -> RoundPlan:
     """The plan that a round's hash carries."""
     cohort_size, goal, select_ms, report_ms, round_ms = (int(fields[n]) for n in PLAN_FIELDS)
     is_hybrid = fields.get("is_hybrid") == "1"
-    return RoundPlan(cohort_size, goal, select_ms, report_ms, round_ms, is_hybrid)
+    exchange = _exchange_plan_of(fields.get("exchange", ""))
+    return RoundPlan(cohort_size, goal, select_ms, report_ms, round_ms, is_hybrid, exchange)
+
+
+def _exchange_plan_of(text: str) -> ExchangePlan | None:
+    if not text:
+        return None
+    words = dict(word.split("=") for word in text.split(" "))
+    return ExchangePlan(*(int(words[name]) for name in GOALS))
 
 
 def plan_fields(plan: RoundPlan) -> dict[str, str]:
     """The part of a round's hash that is its plan."""
     numbers = {name: str(getattr(plan, name)) for name in PLAN_FIELDS}
-    return numbers | {"is_hybrid": "1" if plan.is_hybrid else "0"}
+    exchange = ""
+    if plan.exchange is not None:
+        exchange = " ".join(f"{name}={getattr(plan.exchange, name)}" for name in GOALS)
+    return numbers | {"is_hybrid": "1" if plan.is_hybrid else "0", "exchange": exchange}
 
 
 def snapshot_of(fields: Fields) -> Snapshot:
@@ -128,9 +164,19 @@ def snapshot_of(fields: Fields) -> Snapshot:
             last_ended_at=_instant(fields["last_ended_at"]),
             share=_share_of(fields),
             last_metrics=_metrics_of(fields.get("last_metrics", "")),
+            complete=_complete(fields),
         )
     except (KeyError, ValueError, AssertionError) as exc:
         raise StoreCorrupt(f"the round's record is not one of ours: {exc!r} in {fields}") from exc
+
+
+def _complete(fields: Fields) -> frozenset[Step]:
+    return frozenset(Step(name) for name in fields.get("complete", "").split())
+
+
+def _began(fields: Fields) -> dict[Step, Millis]:
+    found = {step: _instant(fields.get(f"{step}_began", "")) for step in COMPLETED}
+    return {step: at for step, at in found.items() if at is not None}
 
 
 def _share_of(fields: Fields) -> WorkerShare | None:
@@ -165,7 +211,7 @@ def _first_report_at(fields: Fields) -> Millis | None:
 
 
 def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
-    if opened_at is None or fields["phase"] not in ("selecting", "reporting", "retraining"):
+    if opened_at is None or fields["phase"] not in WAITING_PHASES:
         return None
     deadlines = [opened_at + int(fields["round_window_ms"])]
     if fields["phase"] == "selecting":
@@ -173,13 +219,35 @@ def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
     first_report_at = _first_report_at(fields)
     if first_report_at is not None:
         deadlines.append(first_report_at + int(fields["report_window_ms"]))
+    if fields["phase"] != "retraining" and fields.get("exchange"):
+        window_ms, complete = _exchange_window_ms(fields), _complete(fields)
+        began = (at for step, at in _began(fields).items() if step not in complete)
+        deadlines += (at + window_ms for at in began)
     return Millis(min(deadlines))
 
 
-def phase_of(
-    fields: Fields, cohort: Fields, claims: Fields, reports: Fields, partials: Fields
-) -> Phase:
+def _exchange_window_ms(fields: Fields) -> int:
+    plan = _exchange_plan_of(fields["exchange"])
+    assert plan is not None, fields
+    return plan.window_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """What the store holds of a round beside its own hash."""
+
+    cohort: Fields
+    claims: Fields
+    reports: Fields
+    partials: Fields
+    told: Mapping[Step, Mapping[str, bytes]]
+    """What devices of a masked round have told, by step; only steps that somebody took."""
+
+
+def phase_of(fields: Fields, hashes: Hashes) -> Phase:
     """The phase that the stored hashes are in."""
+    cohort, claims, reports = hashes.cohort, hashes.claims, hashes.reports
+    partials, exchange = hashes.partials, Exchange(hashes.told, _began(fields))
     ref, plan = RoundRef.parse(fields["ref"]), plan_of(fields)
     admitted = {device: admission_of(text) for device, text in cohort.items()}
     holders = {device: text.rpartition(" ")[0] for device, text in claims.items()}
@@ -200,7 +268,11 @@ def phase_of(
             counted,
             dict(partials),
             _instant(fields["first_report_at"]),
+            exchange,
         )
+    if name == "unmasking":
+        opened_at = Millis(int(fields["opened_at"]))
+        return Unmasking(ref, plan, opened_at, admitted, counted, dict(partials), exchange)
     share = _share_of(fields)
     if name == "retraining" and share is not None:
         return Retraining(
@@ -218,8 +290,8 @@ def phase_of(
     lease = None
     if fields["lease_member"]:
         lease = Lease(fields["lease_member"], Millis(int(fields["lease_until"])))
-    opened_at, since = _instant(fields["opened_at"]), Millis(int(fields["since"]))
-    known = (ref, plan, opened_at, admitted, counted, dict(partials), since, lease)
+    began_at, since = _instant(fields["opened_at"]), Millis(int(fields["since"]))
+    known = (ref, plan, began_at, admitted, counted, dict(partials), since, lease)
     if name == "aggregating":
         return Aggregating(*known)
     if name == "concluding" and share is not None:
@@ -231,11 +303,11 @@ def phase_of(
     raise StoreCorrupt(f"the round is in phase {name!r}, which does not exist")
 
 
-def round_of(fields: Fields, parts: Sequence[Fields], fenced: frozenset[str]) -> Round:
-    """The round that the stored hashes are; `parts` as `phase_of` takes them."""
+def round_of(fields: Fields, hashes: Hashes, fenced: frozenset[str]) -> Round:
+    """The round that the stored hashes are."""
     try:
         return Round(
-            phase_of(fields, *parts),
+            phase_of(fields, hashes),
             fenced,
             served=fields["served"] == "1",
             is_disabled=fields["is_disabled"] == "1",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fl_cluster.errors import StoreCorrupt
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import AFTER_REPORTS, BEFORE, COMPLETED, Step
 from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
@@ -40,6 +41,9 @@ FINISHED_MS = 15 * 60 * 1000
 ANY = "*"
 """What a script is told when something is not to be compared."""
 
+CALL_BYTES = 12
+"""How long the name of a call is: a message is kept with the name of the call that brought it."""
+
 COMMITS: Mapping[bool | None, str] = {True: "1", False: "0", None: ANY}
 
 
@@ -67,13 +71,17 @@ class RedisRoundStore:
                 self._keys.reports(ref),
                 self._keys.partials(ref),
             )
-            commands: list[tuple[Argument, ...]] = [("HGETALL", key) for key in keys]
+            steps = tuple(self._keys.step(ref, step) for step in Step)
+            commands: list[tuple[Argument, ...]] = [("HGETALL", key) for key in (*keys, *steps)]
             commands.append(("ZRANGE", self._keys.fenced, 0, -1))
             *hashes, fenced = await self._connection.together(commands)
-            fields, *parts = (_fields(raw) for raw in hashes)
+            fields, cohort, claims, reports, partials = map(_fields, hashes[: len(keys)])
             if fields.get("ref") == ref:
                 names = frozenset(name.decode() for name in fenced)
-                return records.round_of(fields, parts, names)
+                messages = zip(Step, map(_messages, hashes[len(keys) :]), strict=True)
+                told = {step: found for step, found in messages if found}
+                known = records.Hashes(cohort, claims, reports, partials, told)
+                return records.round_of(fields, known, names)
 
     async def check_in(
         self, ref: RoundRef, offers: Sequence[Offer], at: Millis | None = None
@@ -103,6 +111,8 @@ class RedisRoundStore:
             self._keys.claims(token),
             self._keys.reports(token),
             self._keys.fenced,
+            self._keys.step(token, Step.KEYS_READ),
+            self._keys.step(token, Step.SHARES_READ),
         )
         reply = await self._connection.run("claim", keys, args)
         return [
@@ -144,6 +154,38 @@ class RedisRoundStore:
             args += (records.encode_id(update.device), record, vector)
         word, *positions = await self._connection.run("report", keys, args)
         return ReportOutcome(_verdict(word), tuple(positions))
+
+    async def tell(
+        self, ref: RoundRef, step: Step, device: str, message: bytes, at: Millis | None = None
+    ) -> Verdict:
+        token, before = str(ref), BEFORE[step]
+        if before is not None:
+            allowed = self._keys.step(token, before)
+        else:
+            by_report = step in AFTER_REPORTS
+            allowed = self._keys.reports(token) if by_report else self._keys.cohort(token)
+        args: tuple[Argument, ...] = (
+            token,
+            _instant(at),
+            LIVE_MS,
+            self._keys.events,
+            call_name(),
+            step,
+            "1" if step in AFTER_REPORTS else "0",
+            before if before in COMPLETED else "",
+            records.encode_id(device),
+            message,
+        )
+        keys = (self._keys.round, self._keys.step(token, step), allowed)
+        return _verdict(await self._connection.run("tell", keys, args))
+
+    async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
+        key = self._keys.step(str(ref), step)
+        return _messages(await self._connection.command("HGETALL", key))
+
+    async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        args = (str(ref), _instant(at), self._keys.events, call_name())
+        return _verdict(await self._connection.run("proceed", (self._keys.round,), args))
 
     async def tick(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         args = (str(ref), _instant(at), self._keys.events)
@@ -301,10 +343,15 @@ class RedisRoundStore:
 
 
 def _fields(raw: Mapping[bytes, bytes] | list[bytes]) -> dict[str, str]:
-    """A hash, in whichever of two shapes the client library hands it over."""
-    if isinstance(raw, list):
-        raw = dict(zip(raw[::2], raw[1::2], strict=True))
-    return records.text_fields(raw)
+    return records.text_fields(records.pairs(raw))
+
+
+def _messages(raw: Mapping[bytes, bytes] | list[bytes]) -> dict[str, bytes]:
+    """What a step's hash holds, without the names of calls, in the order of devices' bytes."""
+    return {
+        records.decode_id(device): message[CALL_BYTES:]
+        for device, message in sorted(records.pairs(raw).items())
+    }
 
 
 def _evaluations_kept(batch: ReportBatch) -> int:

@@ -23,15 +23,18 @@ from fl_cluster.rounds.events import (
     HandOver,
     MemberLost,
     ModelServed,
+    Proceed,
     Publish,
     Push,
     Release,
     Report,
     Restart,
     TakeLease,
+    Tell,
     Tick,
     Verdict,
 )
+from fl_cluster.rounds.exchange import Exchange, Step
 from fl_cluster.rounds.machine import Round, open_next, step
 from fl_cluster.rounds.phases import (
     Abandoned,
@@ -51,9 +54,10 @@ from fl_cluster.rounds.phases import (
     Retraining,
     RoundRef,
     Selecting,
+    Unmasking,
     Waiting,
 )
-from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan
 
 REF = RoundRef("run-1", 7)
 OTHER_REFS = (RoundRef("run-1", 6), RoundRef("run-1", 8), RoundRef("run-1", 7, 2))
@@ -99,6 +103,34 @@ AGGREGATING = Aggregating(
     at(1030),
     Lease("m1", at(1500)),
 )
+MASKED = replace(
+    PLAN, exchange=ExchangePlan(keys=3, shares=2, signatures=1, reveals=2, window_ms=60)
+)
+STEP_DEADLINE = 1110
+ALL_KEYS = dict.fromkeys("abc", b"keys")
+BEFORE_SHARES = Exchange({Step.KEYS: ALL_KEYS, Step.KEYS_READ: ALL_KEYS}, {Step.KEYS: at(1010)})
+SHARED = Exchange(
+    {**BEFORE_SHARES.told, Step.SHARES: {"a": b"s", "b": b"s"}, Step.SHARES_READ: {"a": b""}},
+    {**BEFORE_SHARES.began, Step.SHARES: at(1015)},
+)
+MASKED_REPORTING = Reporting(
+    REF, MASKED, at(OPENED), admitted("a", "b", "c"), {}, {}, {}, None, BEFORE_SHARES
+)
+UNMASKING = Unmasking(
+    REF,
+    MASKED,
+    at(OPENED),
+    admitted("a", "b", "c"),
+    COUNTED_AB,
+    PARTIALS,
+    Exchange(
+        {**SHARED.told, Step.LIST_READ: {"a": b"", "b": b""}, Step.REVEALS: {"a": b"r"}},
+        {**SHARED.began, Step.REVEALS: at(1050)},
+    ),
+)
+UNMASKED = Aggregating(
+    REF, MASKED, at(OPENED), admitted("a", "b", "c"), COUNTED_AB, PARTIALS, at(1060), None
+)
 HYBRID = replace(PLAN, is_hybrid=True)
 RETRAINING = Retraining(
     REF,
@@ -142,6 +174,7 @@ SAMPLES: tuple[Phase, ...] = (
     WAITING,
     SELECTING,
     REPORTING,
+    UNMASKING,
     AGGREGATING,
     RETRAINING,
     CONCLUDING,
@@ -151,6 +184,7 @@ SAMPLES: tuple[Phase, ...] = (
     CLOSED,
 )
 NOT_COLLECTING: tuple[Phase, ...] = (
+    UNMASKING,
     AGGREGATING,
     RETRAINING,
     CONCLUDING,
@@ -383,7 +417,7 @@ def report_cases() -> list[Case]:
         ),
         *(
             Case("a repeat", phase, report("a", member="m1", partial="p1"), Verdict.ACCEPTED)
-            for phase in (AGGREGATING, RETRAINING, CONCLUDING, ABANDONING)
+            for phase in (UNMASKING, AGGREGATING, RETRAINING, CONCLUDING, ABANDONING)
         ),
         *(Case("too late", phase, report("a"), Verdict.ENOUGH) for phase in NOT_COLLECTING),
     ]
@@ -421,12 +455,15 @@ def member_lost_cases() -> list[Case]:
             for phase in (CONCLUDING, ABANDONING)
         ),
         Case("only fenced", RETRAINING, gone, Verdict.ACCEPTED, RETRAINING),
+        Case("only fenced", UNMASKING, gone, Verdict.ACCEPTED, UNMASKING),
         *(Case("only fenced", phase, gone, Verdict.ACCEPTED, phase) for phase in OVER),
     ]
 
 
 def tick_cases() -> list[Case]:
-    def abandoning(phase: Collecting | Retraining, reason: Reason, instant: int) -> Abandoning:
+    def abandoning(
+        phase: Collecting | Unmasking | Retraining, reason: Reason, instant: int
+    ) -> Abandoning:
         return Abandoning(
             REF,
             phase.plan,
@@ -466,6 +503,14 @@ def tick_cases() -> list[Case]:
             Verdict.ACCEPTED,
             abandoning(untouched, Reason.ROUND_WINDOW, ROUND_DEADLINE),
         ),
+        Case("in time", UNMASKING, Tick(REF, at(STEP_DEADLINE - 1)), Verdict.ACCEPTED),
+        Case(
+            "too few reveal",
+            UNMASKING,
+            Tick(REF, at(STEP_DEADLINE)),
+            Verdict.ACCEPTED,
+            abandoning(UNMASKING, Reason.EXCHANGE_WINDOW, STEP_DEADLINE),
+        ),
         Case("in time", RETRAINING, Tick(REF, at(ROUND_DEADLINE - 1)), Verdict.ACCEPTED),
         Case(
             "a worker has until the round's window ends",
@@ -477,7 +522,7 @@ def tick_cases() -> list[Case]:
         *(
             Case("no deadline", phase, Tick(REF, at(10**12)), Verdict.ACCEPTED)
             for phase in NOT_COLLECTING
-            if phase is not RETRAINING
+            if phase not in (RETRAINING, UNMASKING)
         ),
     ]
 
@@ -503,7 +548,7 @@ def abort_cases() -> list[Case]:
                 reason,
             ),
         )
-        for phase in (SELECTING, REPORTING, AGGREGATING, RETRAINING, CONCLUDING)
+        for phase in (SELECTING, REPORTING, UNMASKING, AGGREGATING, RETRAINING, CONCLUDING)
     ]
     return [
         Case(
@@ -524,7 +569,7 @@ def abort_cases() -> list[Case]:
 def take_lease_cases() -> list[Case]:
     cases = [
         Case("still running", phase, lease(), Verdict.NOTHING_TO_FINISH)
-        for phase in (WAITING, SELECTING, REPORTING, RETRAINING, *OVER)
+        for phase in (WAITING, SELECTING, REPORTING, UNMASKING, RETRAINING, *OVER)
     ]
     for phase in (AGGREGATING, CONCLUDING, ABANDONING):
         free = replace(phase, lease=None)
@@ -554,7 +599,7 @@ def publish_cases() -> list[Case]:
     holder, other = Publish(REF, "m1"), Publish(REF, "m2")
     cases = [
         Case("nothing to finish", phase, holder, Verdict.NOTHING_TO_FINISH)
-        for phase in (WAITING, SELECTING, REPORTING, RETRAINING, *OVER)
+        for phase in (WAITING, SELECTING, REPORTING, UNMASKING, RETRAINING, *OVER)
     ]
     ends = ((AGGREGATING, COMMITTED), (CONCLUDING, COMMITTED), (ABANDONING, ABANDONED))
     for phase, after in ends:
@@ -579,7 +624,7 @@ def disable_cases() -> list[Case]:
             cases.append(Case("over for good", phase, event, Verdict.JOB_FINISHED))
             continue
         cases.append(Case("stopped already", stopped, event, Verdict.ALREADY_DISABLED))
-        if isinstance(phase, Waiting | Collecting | Retraining):
+        if isinstance(phase, Waiting | Collecting | Unmasking | Retraining):
             given_up = Round(given_up_at(1060, phase, Reason.JOB_DISABLED), is_disabled=True)
             cases.append(Case("it is given up", phase, event, Verdict.ACCEPTED, given_up))
         else:
@@ -604,7 +649,7 @@ def restart_cases() -> list[Case]:
     cases = []
     for phase in SAMPLES:
         after: Phase = phase
-        if isinstance(phase, Waiting | Collecting | Retraining | Closed):
+        if isinstance(phase, Waiting | Collecting | Unmasking | Retraining | Closed):
             after = given_up_at(1060, phase, Reason.JOB_RESTARTED)
         restarted = Round(after, successor="run-2")
         before = Round(phase, is_disabled=True, successor="run-1b")
@@ -614,7 +659,9 @@ def restart_cases() -> list[Case]:
 
 
 def given_up_at(
-    instant: int, phase: Waiting | Collecting | Retraining | Aggregating | Closed, reason: Reason
+    instant: int,
+    phase: Waiting | Collecting | Unmasking | Retraining | Aggregating | Closed,
+    reason: Reason,
 ) -> Abandoning:
     if isinstance(phase, Waiting | Closed):
         return Abandoning(REF, PLAN, None, {}, {}, {}, at(instant), None, reason)
@@ -631,7 +678,7 @@ def given_up_at(
     )
 
 
-BEFORE_THE_MEAN: tuple[Phase, ...] = (WAITING, SELECTING, REPORTING, AGGREGATING)
+BEFORE_THE_MEAN: tuple[Phase, ...] = (WAITING, SELECTING, REPORTING, UNMASKING, AGGREGATING)
 AFTER_THE_WORKER: tuple[Phase, ...] = (ABANDONING, *OVER)
 
 
@@ -702,6 +749,118 @@ def conclude_cases() -> list[Case]:
     ]
 
 
+def tell(step: Step, device: str = "c", instant: int = 1050) -> Tell:
+    return Tell(REF, step, device, b"new", at(instant))
+
+
+def tell_cases() -> list[Case]:
+    shared = replace(MASKED_REPORTING, exchange=SHARED)
+    no_keys = replace(MASKED_REPORTING, exchange=Exchange())
+    few_shares = BEFORE_SHARES.add(Step.SHARES, "a", b"s", at(1015))
+    sharing = replace(MASKED_REPORTING, exchange=few_shares)
+    revealed = replace(UNMASKED, since=at(1050))
+    return [
+        Case(
+            "the first one begins the step's time",
+            no_keys,
+            tell(Step.KEYS),
+            Verdict.ACCEPTED,
+            replace(no_keys, exchange=Exchange({Step.KEYS: {"c": b"new"}}, {Step.KEYS: at(1050)})),
+        ),
+        Case("a stranger", no_keys, tell(Step.KEYS, "x"), Verdict.UNPREPARED),
+        Case("enough are there", shared, tell(Step.SHARES), Verdict.ENOUGH),
+        Case("a second time", shared, tell(Step.SHARES, "a"), Verdict.DUPLICATE),
+        Case(
+            "reading goes on when enough have read",
+            shared,
+            tell(Step.SHARES_READ, "b"),
+            Verdict.ACCEPTED,
+            replace(shared, exchange=SHARED.add(Step.SHARES_READ, "b", b"new", at(1050))),
+        ),
+        Case("it has not shared", shared, tell(Step.SHARES_READ), Verdict.UNPREPARED),
+        Case("too few have shared", sharing, tell(Step.SHARES_READ, "a"), Verdict.TOO_EARLY),
+        Case("a step waited too long", sharing, tell(Step.SHARES, "b", 1075), Verdict.LATE),
+        Case("while updates are missing", shared, tell(Step.REVEALS, "a"), Verdict.TOO_EARLY),
+        Case("nobody is in", Waiting(REF, MASKED), tell(Step.KEYS), Verdict.UNPREPARED),
+        Case("nobody is in", Waiting(REF, MASKED), tell(Step.LIST_READ), Verdict.TOO_EARLY),
+        Case("all updates are in", UNMASKING, tell(Step.SHARES, "b"), Verdict.ENOUGH),
+        Case("it is not in the sum", UNMASKING, tell(Step.LIST_READ), Verdict.UNPREPARED),
+        Case("it has not read the list", UNMASKING, tell(Step.REVEALS), Verdict.UNPREPARED),
+        Case("the last reveal", UNMASKING, tell(Step.REVEALS, "b"), Verdict.ACCEPTED, revealed),
+        Case("too late", UNMASKING, tell(Step.REVEALS, "b", STEP_DEADLINE), Verdict.LATE),
+        *(
+            Case("it is not masked, or over", phase, tell(step), Verdict.ENOUGH)
+            for phase in SAMPLES
+            if phase is not UNMASKING
+            for step in (Step.KEYS, Step.REVEALS)
+        ),
+        *(
+            Case("over", phase, tell(step), Verdict.ENOUGH)
+            for phase in (UNMASKED, replace(RETRAINING, plan=MASKED), replace(CLOSED, plan=MASKED))
+            for step in (Step.KEYS, Step.REVEALS)
+        ),
+    ]
+
+
+def proceed_cases() -> list[Case]:
+    event = Proceed(REF, at(1060))
+    late = Proceed(REF, at(STEP_DEADLINE))
+    return [
+        Case("enough is revealed", UNMASKING, event, Verdict.ACCEPTED, UNMASKED),
+        Case("too late", UNMASKING, late, Verdict.LATE),
+        *(
+            Case("updates are missing", phase, event, Verdict.TOO_EARLY)
+            for phase in (WAITING, SELECTING, REPORTING)
+        ),
+        *(
+            Case("over", phase, event, Verdict.ENOUGH)
+            for phase in NOT_COLLECTING
+            if phase is not UNMASKING
+        ),
+    ]
+
+
+def masked_cases() -> list[Case]:
+    """Updates of a masked round, and the goal."""
+    shared = replace(MASKED_REPORTING, exchange=SHARED, claims={"b": "m2"})
+    last = replace(shared, reports=COUNTED_A, partials={"m1": "p1"}, first_report_at=at(1020))
+    stable = replace(MASKED, exchange=ExchangePlan(3, 0, 0, 0, 60))
+    unmasking = Unmasking(
+        REF,
+        MASKED,
+        at(OPENED),
+        last.cohort,
+        {**COUNTED_A, "b": Counted("m2", 2, at(1050))},
+        {"m1": "p1", "m2": "p-new"},
+        SHARED,
+    )
+    return [
+        Case("it has not read its shares", shared, claim("c"), Verdict.UNPREPARED),
+        Case(
+            "it has read its shares",
+            shared,
+            claim("a"),
+            Verdict.ACCEPTED,
+            replace(shared, claims={"b": "m2", "a": "m1"}),
+        ),
+        Case(
+            "keys are enough where nothing is shared",
+            replace(MASKED_REPORTING, plan=stable),
+            claim("a"),
+            Verdict.ACCEPTED,
+            replace(MASKED_REPORTING, plan=stable, claims={"a": "m1"}),
+        ),
+        Case("the goal is met", last, report("b"), Verdict.ACCEPTED, unmasking),
+        Case(
+            "the goal is met, and no mask is left",
+            replace(last, plan=stable),
+            report("b"),
+            Verdict.ACCEPTED,
+            Aggregating,
+        ),
+    ]
+
+
 def hybrid_cases() -> list[Case]:
     """A round whose mean is still to be formed, and for a worker."""
     given_up = given_up_at(1060, FOR_WORKER, Reason.JOB_DISABLED)
@@ -729,6 +888,9 @@ CASES: list[Case] = [
     *push_cases(),
     *conclude_cases(),
     *hybrid_cases(),
+    *tell_cases(),
+    *proceed_cases(),
+    *masked_cases(),
     *check_in_cases(),
     *claim_cases(),
     *release_cases(),
@@ -802,6 +964,8 @@ EVENTS: dict[type, Callable[[RoundRef, str], Event]] = {
     Push: lambda ref, _: Push(ref, "pushed", is_fit=True, at=at(1050)),
     Conclude: lambda ref, _: Conclude(ref, at(1050)),
     ModelServed: lambda ref, _: ModelServed(ref),
+    Tell: lambda ref, _: Tell(ref, Step.REVEALS, "b", b"", at(1050)),
+    Proceed: lambda ref, _: Proceed(ref, at(1050)),
     Disable: lambda *_: Disable(at(1050)),
     Enable: lambda *_: Enable(),
     Restart: lambda *_: Restart("run-2", at(1050)),

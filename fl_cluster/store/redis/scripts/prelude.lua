@@ -26,9 +26,41 @@ end
 -- Whether the mean is for a worker to retrain.
 local function hybrid(round) return round.is_hybrid == '1' end
 
+-- Whether devices exchange messages to mask what they upload.  `exchange` holds how many
+-- devices each step waits for, and how long, as `name=number` words.
+local function masked(round) return (round.exchange or '') ~= '' end
+
+-- How many devices complete a step; nil for one that never is.
+local function goal_of(round, step)
+  return tonumber(string.match(round.exchange, '%f[%w]' .. step .. '=(%d+)'))
+end
+
+-- Whether a step waits for nobody any more, or never did.
+local function completed(round, step)
+  if goal_of(round, step) == 0 then return true end
+  return string.find(' ' .. (round.complete or ''), ' ' .. step .. ' ', 1, true) ~= nil
+end
+
+-- Whether a step of a masked round has waited too long.
+local function stalled(round, now)
+  if not masked(round) then return false end
+  for _, step in ipairs({ 'keys', 'shares', 'signatures', 'reveals' }) do
+    local began = round[step .. '_began'] or ''
+    local waits = began ~= '' and not completed(round, step)
+    if waits and now >= began + goal_of(round, 'window_ms') then return true end
+  end
+  return false
+end
+
 -- Whether members alone can bring the round to its end.
 local function finishable(round)
   return ending(round) and not (round.phase == 'aggregating' and hybrid(round))
+end
+
+-- Whether the round has no mean yet.
+local function unaggregated(round)
+  return round.phase == 'waiting' or collecting(round) or round.phase == 'unmasking'
+    or round.phase == 'aggregating'
 end
 
 -- Why the round has run out of time, or nil.  The instant of a deadline is already too late.
@@ -39,6 +71,9 @@ local function overdue(round, now)
   local reported_at = collecting(round) and round.first_report_at or ''
   if reported_at ~= '' and now >= reported_at + round.report_window_ms then
     return 'report_window'
+  end
+  if (collecting(round) or round.phase == 'unmasking') and stalled(round, now) then
+    return 'exchange_window'
   end
   if now >= round.opened_at + round.round_window_ms then return 'round_window' end
   return nil
@@ -71,4 +106,19 @@ local function all(text, count)
   local words = {}
   for i = 1, count do words[i] = word(text) end
   return words
+end
+
+-- The same word for each of `count` questions, and 0 beside it.
+local function all_with_zero(text, count)
+  local reply = {}
+  for i = 1, count do reply[2 * i - 1], reply[2 * i] = word(text), 0 end
+  return reply
+end
+
+-- As many updates are counted as the round wants.
+local function collected(key, round, now, channel)
+  local next_phase = 'aggregating'
+  if masked(round) and goal_of(round, 'reveals') > 0 then next_phase = 'unmasking' end
+  redis.call('HSET', key, 'phase', next_phase, 'since', next_phase == 'aggregating' and now or '')
+  redis.call('PUBLISH', channel, next_phase)
 end

@@ -35,7 +35,8 @@ redis.call('HSET', KEYS[1], 'ref', ARGV[3], 'number', number, 'phase', phase,
   'lease_until', '', 'served', served, 'last_outcome', outcome, 'last_reason', reason,
   'last_ended_at', round.since, 'failures_in_a_row', ARGV[9], 'published_by', ARGV[10],
   'successor', '', 'aggregate', '', 'retraining_since', '', 'pushed', '', 'pushed_is_fit', '',
-  'metrics', '', 'last_metrics', round.metrics or '')
+  'metrics', '', 'last_metrics', round.metrics or '', 'complete', '', 'keys_began', '',
+  'shares_began', '', 'signatures_began', '', 'reveals_began', '')
 for i = 6, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[7]) end
 redis.call('PUBLISH', ARGV[8], outcome == '' and 'restarted' or outcome)
 return word('accepted')

@@ -5,7 +5,7 @@
 -- accepted | duplicate | enough | late | not_aggregated | moved_on.
 local round = read(KEYS[1])
 if round.ref ~= ARGV[1] then return word('moved_on') end
-if round.phase == 'waiting' or collecting(round) or round.phase == 'aggregating' then
+if unaggregated(round) then
   return word('not_aggregated')
 end
 if round.phase ~= 'retraining' and round.phase ~= 'concluding' then return word('enough') end

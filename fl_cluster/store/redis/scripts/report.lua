@@ -42,8 +42,5 @@ if round.first_report_at == '' then redis.call('HSET', KEYS[1], 'first_report_at
 for _, i in ipairs({ 3, 4, 6 }) do
   redis.call('PEXPIRE', KEYS[i], ARGV[3] + round.round_window_ms)
 end
-if position >= tonumber(round.report_goal) then
-  redis.call('HSET', KEYS[1], 'phase', 'aggregating', 'since', now)
-  redis.call('PUBLISH', ARGV[6], 'aggregating')
-end
+if position >= tonumber(round.report_goal) then collected(KEYS[1], round, now, ARGV[6]) end
 return reply

@@ -4,7 +4,8 @@
 -- accepted | moved_on.
 local round = read(KEYS[1])
 if round.ref ~= ARGV[1] then return word('moved_on') end
-if not collecting(round) and round.phase ~= 'retraining' then return word('accepted') end
+local waits = collecting(round) or round.phase == 'unmasking' or round.phase == 'retraining'
+if not waits then return word('accepted') end
 local now = clock(ARGV[2])
 local reason = overdue(round, now)
 if not reason then return word('accepted') end

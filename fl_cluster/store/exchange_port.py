@@ -1,0 +1,30 @@
+"""Where the messages between the devices of a masked round are kept.
+
+The stores that keep rounds have this port too: whether a message is taken depends on the
+round, and is decided together with keeping it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import Step
+from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.plan import Millis
+
+
+class ExchangeStore(Protocol):
+    """The exchange of the current round.  Each method is atomic, whoever calls it."""
+
+    async def tell(
+        self, ref: RoundRef, step: Step, device: str, message: bytes, at: Millis | None = None
+    ) -> Verdict:
+        """Take a device's step; of several messages the first stays."""
+
+    async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
+        """Device -> message, in the order of the devices' bytes; of a round just over too."""
+
+    async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
+        """Let the sum be used: what was revealed takes all masks off."""
