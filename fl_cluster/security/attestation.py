@@ -44,7 +44,8 @@ only a fixed length makes that text mean one thing."""
 
 UNREADABLE = (
     *(ValueError, TypeError),
-    *(x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+    UnsupportedAlgorithm,
 )
 """What a look into a certificate or list raises that was damaged, or is of an unknown kind."""
 

@@ -52,13 +52,13 @@ def within(allowed: int, work: Callable[[], Result]) -> Result:
     It is done up to three times: the interpreter's own tables grow now and then, but not
     twice in a row.
     """
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()  # once: each start and stop leaves memory behind
     for _ in range(3):
-        tracemalloc.start()
-        try:
-            result = work()
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        result = work()
+        peak = tracemalloc.get_traced_memory()[1] - before
         if peak <= allowed:
             return result
         del result
