@@ -92,6 +92,14 @@ class SharedParameters:
     eval_type: str
     eval_window: int
     """How many of the newest vectors of evaluation data are scored."""
+    encrypt_type: str
+    pki_verify: bool
+    share_ratio: float
+    """How many of the devices of one step of a masked round the next one waits for."""
+    reconstruct_threshold: int
+    """How many shares rebuild a secret of a masked round."""
+    step_window_ms: int
+    """How long a step of a masked round waits for devices."""
 
     @classmethod
     def of(cls, settings: Settings) -> SharedParameters:
@@ -125,6 +133,11 @@ class SharedParameters:
             total_devices=values.get("total_client_num", 1),
             eval_type=apart["unsupervised.eval_type"],
             eval_window=apart["unsupervised.cluster_client_num"],
+            encrypt_type=values.get("encrypt_type", "NOT_ENCRYPT"),
+            pki_verify=values.get("pki_verify", False),
+            share_ratio=values.get("share_secrets_ratio", 1.0),
+            reconstruct_threshold=values.get("reconstruct_secrets_threshold", 1),
+            step_window_ms=values.get("cipher_time_window", 1),
         )
 
     @property
