@@ -25,7 +25,7 @@ SHOWN_BY: Mapping[str, str] = {
     "fl_name": "test_a_checkpoint_has_the_name_of_job_round_and_time",
     "fl_iteration_num": "test_the_last_round_closes_the_job",
     "server_mode": "test_an_unknown_server_mode_has_a_sentence_of_its_own",
-    "enable_ssl": "test_certificates_are_not_looked_at_while_tls_is_off",
+    "enable_ssl": "test_a_job_runs_with_everything_encrypted",
     "aggregation": "test_a_later_server_takes_over_every_shared_setting",
     "distributed_cache": "test_keys_that_are_handed_to_redis_take_any_single_value",
     "distributed_cache.type": "test_a_value_of_the_wrong_type_gets_the_originals_message",
@@ -35,7 +35,14 @@ SHOWN_BY: Mapping[str, str] = {
     ),
     "distributed_cache.username": "test_the_password_is_found_wherever_it_may_be",
     "distributed_cache.password": "test_the_password_is_found_wherever_it_may_be",
-    "ssl": "test_certificates_are_not_looked_at_while_tls_is_off",
+    "ssl.server_cert_path": "test_pem_and_pkcs12_are_taken_alike",
+    "ssl.server_key_path": "test_a_key_of_another_certificate_is_noticed",
+    "ssl.client_cert_path": "test_nobody_without_a_certificate_gets_to_the_cluster_side",
+    "ssl.client_key_path": "test_a_key_that_everybody_may_read_is_refused",
+    "ssl.ca_cert_path": "test_a_certificate_of_another_authority_is_refused",
+    "ssl.crl_path": "test_a_certificate_that_is_revoked_while_the_server_runs_is_refused",
+    "ssl.cipher_list": "test_a_cipher_outside_the_list_is_refused",
+    "ssl.cert_expire_warning_time_in_day": "test_what_ends_soon_is_told_with_its_file_and_day",
     "round.start_fl_job_threshold": "test_a_crowd_never_overfills_the_cohort",
     "round.update_model_ratio": "test_a_ratio_just_above_one_never_asks_for_more_than_the_cohort",
     "round": "test_the_first_window_to_close_ends_the_round",
@@ -56,12 +63,22 @@ SHOWN_BY: Mapping[str, str] = {
     "unsupervised.eval_type": "test_two_servers_account_for_their_job",
     "encrypt.encrypt_type": "test_an_unknown_word_gets_the_list_of_known_ones_in_order",
     "encrypt.pw_encrypt": "test_masked_rounds_need_more_sharers_than_it_takes_to_rebuild",
+    "encrypt.dp_encrypt": "test_the_numbers_of_noise_reach_devices",
+    "encrypt.signds": "test_signs_move_the_chosen_elements_and_nothing_else",
     "encrypt": ("test_parts_of_encrypt_that_do_not_belong_to_its_type_are_not_even_looked_at"),
     "compression.upload_sparse_rate": (
         "test_the_sparse_rate_is_checked_even_when_nothing_is_compressed"
     ),
     "compression": "test_compression_gives_way_to_encryption_it_does_not_go_with",
-    "client_verify": "test_the_defaults_are_the_originals",
+    "client_verify.pki_verify": (
+        "test_existing_devices_prove_themselves_at_one_server_and_report_at_the_other"
+    ),
+    "client_verify.root_first_ca_path": (
+        "test_a_server_that_cannot_read_its_roots_says_so_and_does_not_start"
+    ),
+    "client_verify.root_second_ca_path": "test_either_of_two_roots_will_do",
+    "client_verify.equip_crl_path": "test_devices_with_certificates_train_until_they_are_revoked",
+    "client_verify.replay_attack_time_diff": "test_a_clock_may_be_off_by_the_window",
     "client.http_url_prefix": "test_a_prefix_is_used_as_it_is_written",
     "client.connection_num": "test_one_connection_too_many_is_told_so_when_all_are_busy",
     "client": "test_an_admitted_device_is_told_the_round_and_the_plan",

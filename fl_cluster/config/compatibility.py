@@ -94,6 +94,12 @@ DIFFERENCES: Mapping[str, Difference] = {
         "any file",
         lambda value: value != "",
     ),
+    "client_verify.equip_crl_path": Difference(
+        "devices whose certificates the list names are refused; the original never looks at the "
+        "serial numbers",
+        "any file",
+        lambda value: value != "",
+    ),
     "round.start_fl_job_time_window": _WINDOW,
     "round.update_model_time_window": _WINDOW,
     "round.global_iteration_time_window": _WINDOW,

@@ -188,6 +188,18 @@ CLUSTER = Block(
             rule=Between(2, 1_024),
         ),
         Key(
+            "pw_mask_layout",
+            STR,
+            "mask_layout",
+            (
+                "Where in each tensor the masks of PW_ENCRYPT begin: anew (restart), as all known "
+                "devices have it, or where the tensor before ended (running). All devices of a "
+                "job must do the same."
+            ),
+            default="restart",
+            rule=OneOf(schema.MaskLayout),
+        ),
+        Key(
             "log_level",
             STR,
             "log_level",

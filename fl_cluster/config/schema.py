@@ -79,6 +79,13 @@ class Durability(StrEnum):
     MEMORY = "memory"
 
 
+class MaskLayout(StrEnum):
+    """Where in each tensor the masks of existing devices begin."""
+
+    RESTART = "restart"
+    RUNNING = "running"
+
+
 class LogLevel(StrEnum):
     """The least severe messages that are logged."""
 
@@ -158,6 +165,7 @@ class ClusterSettings:
     idle_timeout_s: int
     redis_timeout_ms: int
     redis_pool: int
+    mask_layout: MaskLayout
     log_level: LogLevel
     log_format: LogFormat
 

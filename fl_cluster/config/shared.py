@@ -53,6 +53,7 @@ _PLACES: Mapping[str, str] = {
 """Name in the JSON -> where the settings have it."""
 
 _UNSHOWN: Mapping[str, str] = {
+    "cluster.pw_mask_layout": "cluster.mask_layout",
     "server_mode": "server_mode",
     "unsupervised.cluster_client_num": "unsupervised.sample_count",
     "unsupervised.eval_type": "unsupervised.eval_type",
@@ -60,6 +61,7 @@ _UNSHOWN: Mapping[str, str] = {
 """The same for what management clients do not know."""
 
 _DEFAULTS: Mapping[str, Any] = {
+    "cluster.pw_mask_layout": "restart",
     "server_mode": "FEDERATED_LEARNING",
     "unsupervised.cluster_client_num": 0,
     "unsupervised.eval_type": "NOT_EVAL",
@@ -92,6 +94,7 @@ class SharedParameters:
     eval_type: str
     eval_window: int
     """How many of the newest vectors of evaluation data are scored."""
+    mask_layout: str
     encrypt_type: str
     pki_verify: bool
     share_ratio: float
@@ -133,6 +136,7 @@ class SharedParameters:
             total_devices=values.get("total_client_num", 1),
             eval_type=apart["unsupervised.eval_type"],
             eval_window=apart["unsupervised.cluster_client_num"],
+            mask_layout=apart["cluster.pw_mask_layout"],
             encrypt_type=values.get("encrypt_type", "NOT_ENCRYPT"),
             pki_verify=values.get("pki_verify", False),
             share_ratio=values.get("share_secrets_ratio", 1.0),
