@@ -24,16 +24,20 @@ from fl_cluster.rounds.events import (
     HandOver,
     MemberLost,
     ModelServed,
+    Proceed,
     Publish,
     Push,
     Release,
     Report,
     Restart,
     TakeLease,
+    Tell,
     Tick,
     Verdict,
 )
-from fl_cluster.rounds.machine import Round, Step, open_next, step
+from fl_cluster.rounds.exchange import AFTER_REPORTS, BEFORE, COMPLETED, Exchange, Step, goal_of
+from fl_cluster.rounds.machine import Round, open_next, step
+from fl_cluster.rounds.machine import Step as Result
 from fl_cluster.rounds.phases import (
     Abandoned,
     Abandoning,
@@ -49,17 +53,19 @@ from fl_cluster.rounds.phases import (
     Reason,
     Retraining,
     RoundRef,
+    Unmasking,
     Waiting,
 )
-from fl_cluster.rounds.plan import Millis, RoundPlan, report_goal
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan, report_goal
 
 DEVICES = st.sampled_from(["a", "b", "c", "d", "e"])
 MEMBERS = st.sampled_from(["m1", "m2", "m3"])
 PARTIALS = st.sampled_from([f"p{i}" for i in range(12)])
 MEANS = st.sampled_from(["mean", "mean", "mean", "other mean"])
+MESSAGES = st.sampled_from([b"one", b"another"])
 MADE = st.sampled_from(["made", "made", "made otherwise"])
 FIRST = RoundRef("run", 1)
-Known = Collecting | Retraining | Ending
+Known = Collecting | Unmasking | Retraining | Ending
 
 
 @st.composite
@@ -67,7 +73,14 @@ def plans(draw: st.DrawFn) -> RoundPlan:
     cohort_size = draw(st.integers(1, 4))
     goal = draw(st.integers(1, cohort_size))
     windows = [draw(st.sampled_from([1, 5, 40, 100, 1000, 1000])) for _ in range(3)]
-    return RoundPlan(cohort_size, goal, *windows, is_hybrid=draw(st.booleans()))
+    exchange = draw(st.none() | exchanges(cohort_size))
+    return RoundPlan(cohort_size, goal, *windows, draw(st.booleans()), exchange)
+
+
+def exchanges(cohort_size: int) -> st.SearchStrategy[ExchangePlan]:
+    few = st.integers(1, min(2, cohort_size))
+    steps = st.sampled_from([0, 1, 2])
+    return st.builds(ExchangePlan, few, steps, steps, steps, st.sampled_from([5, 1000, 1000]))
 
 
 @st.composite
@@ -93,6 +106,8 @@ def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
                 Publish(ref, member),
                 Publish(ref, member, "run-2"),
                 Abort(ref, Reason.JOB_DISABLED, at),
+                Tell(ref, draw(st.sampled_from(Step)), device, draw(MESSAGES), at),
+                Proceed(ref, at),
                 MemberLost(member, at),
                 Disable(at),
                 Enable(),
@@ -113,6 +128,20 @@ def events_of_worker(draw: st.DrawFn, phase: Retraining, at: Millis) -> Event:
 
 
 @st.composite
+def steps_of_devices(
+    draw: st.DrawFn, phase: Collecting | Unmasking, devices: list[str], at: Millis
+) -> Event:
+    """What brings the exchange of a masked round on."""
+    device = draw(st.sampled_from(devices))
+    is_after = isinstance(phase, Unmasking)
+    wanted = [step for step in Step if (step in AFTER_REPORTS) is is_after]
+    missing = [step for step in wanted if not phase.exchange.has(step, device)]
+    if is_after and not missing:
+        return Proceed(phase.ref, at)
+    return Tell(phase.ref, missing[0] if missing else Step.KEYS, device, draw(MESSAGES), at)
+
+
+@st.composite
 def sensible_events(draw: st.DrawFn, before: Round, at: Millis) -> Event:
     """An event that tends to carry the round forward."""
     phase = before.phase
@@ -127,8 +156,19 @@ def sensible_events(draw: st.DrawFn, before: Round, at: Millis) -> Event:
         return Enable()
     if isinstance(phase, Retraining):
         return draw(events_of_worker(phase, at))
+    if isinstance(phase, Unmasking):
+        return draw(steps_of_devices(phase, sorted(phase.reports), at))
     if not isinstance(phase, Collecting):
         return CheckIn(ref, draw(DEVICES), 10, 2, at)
+    return draw(events_of_devices(phase, member, at))
+
+
+@st.composite
+def events_of_devices(draw: st.DrawFn, phase: Collecting, member: str, at: Millis) -> Event:
+    """What brings a round on that collects updates."""
+    ref = phase.ref
+    if phase.plan.exchange is not None and phase.cohort and draw(st.integers(0, 3)):
+        return draw(steps_of_devices(phase, sorted(phase.cohort), at))
     if phase.overdue(at) is not None and draw(st.booleans()):
         return Tick(ref, at)
     holders = sorted(set(phase.claims.values()))
@@ -149,7 +189,7 @@ class Moment:
     before: Round
     event: Event
     at: Millis
-    result: Step
+    result: Result
 
     @property
     def after(self) -> Round:
@@ -282,9 +322,10 @@ def test_a_restart_leads_to_round_1_of_the_new_run_after_one_finish(history: lis
 def following_round(now: Round, at: Millis, *, closes: bool) -> Round:
     """The round after this one when a new member does what is to be done."""
     phase = now.phase
-    if isinstance(phase, Retraining):
-        now = step(now, Tick(phase.ref, phase.deadline)).round
-        return following_round(now, phase.deadline, closes=closes)
+    if isinstance(phase, Unmasking | Retraining):
+        late = Millis(phase.opened_at + phase.plan.round_window_ms)
+        now = step(now, Tick(phase.ref, late)).round
+        return following_round(now, late, closes=closes)
     if isinstance(phase, Ending):
         free_at = Millis(max(at, phase.lease.until if phase.lease is not None else at))
         leased = step(now, TakeLease(phase.ref, "m-new", 10, free_at))
@@ -412,13 +453,54 @@ def test_the_cohort_keeps_its_size_and_the_updates_their_goal(history: list[Mome
         assert not set(phase.claims) & set(phase.reports)
 
 
+def exchange_of(phase: Phase) -> Exchange | None:
+    return phase.exchange if isinstance(phase, Collecting | Unmasking) else None
+
+
+@over_any_history
+def test_a_step_is_taken_once_and_only_after_the_one_before(history: list[Moment]) -> None:
+    for moment in history:
+        before, after = exchange_of(moment.before.phase), exchange_of(moment.after.phase)
+        if before is None or after is None:
+            continue
+        for step_taken, messages in before.told.items():
+            assert messages.items() <= after.told[step_taken].items()
+        for step_taken, messages in after.told.items():
+            earlier = BEFORE[step_taken]
+            if earlier is not None:
+                assert messages.keys() <= after.told[earlier].keys()
+
+
+@over_any_history
+def test_a_step_takes_no_more_devices_than_it_waits_for(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Collecting | Unmasking) and phase.plan.exchange is not None:
+            for step_taken in COMPLETED:
+                goal = goal_of(phase.plan.exchange, step_taken)
+                assert len(phase.exchange.told.get(step_taken, {})) <= (goal or 0)
+
+
+@over_any_history
+def test_in_a_masked_round_only_who_has_read_its_shares_is_counted(history: list[Moment]) -> None:
+    for moment in history:
+        phase = moment.after.phase
+        if isinstance(phase, Unmasking):
+            assert phase.plan.exchange is not None
+            assert phase.plan.exchange.reveals > 0
+        if isinstance(phase, Collecting | Unmasking) and phase.plan.exchange is not None:
+            last = Step.SHARES_READ if phase.plan.exchange.shares else Step.KEYS_READ
+            assert phase.reports.keys() <= phase.exchange.told.get(last, {}).keys()
+
+
 @over_any_history
 def test_a_cohort_only_grows(history: list[Moment]) -> None:
     for moment in history:
         before, after = moment.before.phase, moment.after.phase
         if isinstance(before, Known) and isinstance(after, Known):
             assert before.cohort.items() <= after.cohort.items()
-        if isinstance(before, Retraining | Ending) and isinstance(after, Retraining | Ending):
+        fixed = Unmasking | Retraining | Ending
+        if isinstance(before, fixed) and isinstance(after, fixed):
             assert before.cohort == after.cohort
 
 
@@ -436,8 +518,8 @@ def test_only_the_goal_leads_to_a_new_model(history: list[Moment]) -> None:
 @over_any_history
 def test_a_round_never_goes_back(history: list[Moment]) -> None:
     """But for a restart, which takes a job up again that had run all its rounds."""
-    order = ["Waiting", "Selecting", "Reporting", "Aggregating", "Retraining", "Concluding"]
-    order += ["Abandoning", "Committed", "Closed"]
+    order = ["Waiting", "Selecting", "Reporting", "Unmasking", "Aggregating", "Retraining"]
+    order += ["Concluding", "Abandoning", "Committed", "Closed"]
     rank = {name: i for i, name in enumerate(order)} | {"Abandoned": order.index("Committed")}
     for moment in history:
         before, after = moment.before.phase, moment.after.phase
@@ -472,8 +554,10 @@ def test_any_run_of_ticks_ends_a_round_that_waits_for_a_worker(history: list[Mom
 
 
 @over_any_history
-def test_any_run_of_ticks_ends_a_collecting_round(history: list[Moment]) -> None:
-    for phase in collecting(moment.after for moment in history):
+def test_any_run_of_ticks_ends_a_round_that_waits_for_devices(history: list[Moment]) -> None:
+    for phase in (moment.after.phase for moment in history):
+        if not isinstance(phase, Collecting | Unmasking):
+            continue
         last = max(deadline for deadline, _ in phase.deadlines())
         first = min(deadline for deadline, _ in phase.deadlines())
         now = Round(phase)
@@ -527,9 +611,9 @@ def test_an_accepted_report_is_confirmed_when_it_is_repeated(history: list[Momen
 def test_nothing_happens_after_a_deadline_but_the_end(history: list[Moment]) -> None:
     for moment in history:
         before = moment.before.phase
-        if not isinstance(before, Collecting) or before.overdue(moment.at) is None:
+        if not isinstance(before, Collecting | Unmasking) or before.overdue(moment.at) is None:
             continue
-        if isinstance(moment.event, CheckIn | Claim | Report):
+        if isinstance(moment.event, CheckIn | Claim | Report | Tell | Proceed):
             assert moment.after is moment.before
         if counted(moment.after.phase) != counted(before):
             assert isinstance(moment.after.phase, Abandoning)
