@@ -22,9 +22,9 @@ import numpy as np
 from bodies import Floats
 
 from fl_cluster.sdk.client import FederatedDevice
-from fl_cluster.sdk.life import RoundOutcome
 from fl_cluster.sdk.training import RoundPlan, TrainResult, Weights
 from fl_cluster.sdk.transport import open_session
+from fl_cluster.sdk.work import RoundOutcome
 
 SAMPLES = 32
 WAIT_SECONDS = 300.0

@@ -2,7 +2,9 @@
 
 Reports, gates nothing.  No sockets and no store: what is measured is cryptography and masks.
 Bytes are those of keys, sealed shares, tags, shares, list and masked terms, without framing.
-`--full` makes everybody everybody's neighbour, for comparison with the neighbour graph.
+`--full` makes everybody everybody's neighbour, for comparison with the neighbour graph; with
+`--alone` only what one device does is measured, and the others are keys, which a full graph of
+a thousand devices needs.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fl_cluster.privacy.draws import SystemStream
+from fl_cluster.privacy.key_agreement import new_key_pair, shared_secret
 from fl_cluster.privacy.ring.degrees import Assumptions
 from fl_cluster.privacy.ring.device import RingDevice
-from fl_cluster.privacy.ring.messages import Reveal, RingRound
+from fl_cluster.privacy.ring.messages import Delivery, Offer, Reveal, RingRound
+from fl_cluster.privacy.ring.secrets import derive, seal
 from fl_cluster.privacy.ring.server import Roster, Unmasking
 
 NEVER = 10_000
@@ -72,6 +76,34 @@ def play(ring: RingRound, count: int, gone: int) -> None:
     report(roster, devices, server, count)
 
 
+def play_alone(ring: RingRound, count: int) -> None:
+    """What one device does up to its report; its neighbours' shares are sealed for it alone."""
+    stream, meter = SystemStream(), Meter()
+    pairs = {f"device-{i}": (new_key_pair(stream), new_key_pair(stream)) for i in range(1, count)}
+    others = [Offer(name, share.public, mask.public, b"") for name, (share, mask) in pairs.items()]
+    since = time.process_time()
+    device = RingDevice(ring, "device-0", stream)
+    meter.add("offer", since)
+    roster = Roster(ring, [device.offer, *others])
+    view = roster.view("device-0")
+    leaves, own = roster.leaves, device.offer.leaf(ring)
+    since = time.process_time()
+    sharing = device.share(view)
+    meter.add("share", since)
+    sealed = {}
+    for other, offer in view.offers.items():
+        secret = shared_secret(pairs[offer.device][0].private, device.offer.share_key)
+        key = derive(secret, b"share", leaves.leaves[other], own)
+        sealed[other] = seal(key, leaves.seed, (1, 2), stream)
+    terms = np.random.default_rng(1).integers(-(2**40), 2**40, ring.element_count)
+    delivery = Delivery(frozenset(range(count)), sealed)
+    since = time.process_time()
+    device.report(delivery, terms)
+    meter.add("report", since)
+    assert len(sharing.sealed) == len(sealed)
+    report(roster, Meter({k: v * count for k, v in meter.seconds.items()}), Meter(), count)
+
+
 def report(roster: Roster, devices: Meter, server: Meter, count: int) -> None:
     degree = roster.leaves.degree
     print(f"{count} devices, {degree.neighbours} neighbours, {degree.needed} needed")
@@ -92,10 +124,14 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=100_000)
     parser.add_argument("--gone", type=float, default=0.05, help="share that leaves after sharing")
     parser.add_argument("--full", action="store_true", help="no graph: everybody with everybody")
+    parser.add_argument("--alone", action="store_true", help="measure what one device does")
     options = parser.parse_args()
     bounds = Assumptions(safety_bits=NEVER) if options.full else Assumptions()
     ring = RingRound("bench", 1, 1, options.elements, 3, bounds)
-    play(ring, options.devices, int(options.devices * options.gone))
+    if options.alone:
+        play_alone(ring, options.devices)
+    else:
+        play(ring, options.devices, int(options.devices * options.gone))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What each way to protect or shrink updates costs: bytes per device, and accuracy.
+"""What each way to protect or shrink updates costs: bytes per device, seconds, and accuracy.
 
-Bytes are those of whole messages for a model of 420,000 floats; the accuracy is that of the
-digits example, whose job is the same in every mode.
+Bytes are those of whole messages for a model of 420,000 floats, and of masked rounds those of
+all steps together; accuracy and seconds are those of the digits example, whose job is the same
+in every mode.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import masked_bytes
 import numpy as np
 from bodies import weights_of
 from report import Row
@@ -31,8 +33,18 @@ from fl_cluster.wire.messages import (
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "digits" / "run.py"
 FLOATS = 420_000
-ACCURACY = re.compile(r"accuracy on held-out data: ([0-9.]+)")
-STATED = {"plain": 0.95, "compressed": 0.95, "dp": 0.9, "signds": 0.93}
+RESULT = re.compile(r"accuracy on held-out data: ([0-9.]+), trained in ([0-9.]+) s")
+ROUNDS = 15
+DEVICES = 20
+STATED = {
+    "plain": 0.95,
+    "compressed": 0.95,
+    "dp": 0.9,
+    "signds": 0.93,
+    "central_dp": 0.85,
+    "pw": 0.95,
+    "secure": 0.95,
+}
 """What the example has to reach, also in the tests."""
 
 NOISE_NUMBERS = DPParams(50.0, 0.01, 1.0)
@@ -42,12 +54,25 @@ DEMANDS: Mapping[str, Demand] = {
     "compressed": Demand(PLAIN, DPParams(), DSParams(), float(np.float32(0.4))),
     "dp": Demand(NOISE, NOISE_NUMBERS, DSParams(), None),
     "signds": Demand(SIGNS, DPParams(), SIGN_NUMBERS, None),
+    "central_dp": Demand(PLAIN, DPParams(), DSParams(), None),
 }
 
 
 def rows(*, with_accuracy: bool = True) -> list[Row]:
     """One row per mode."""
-    return [_row(mode, demand, with_accuracy=with_accuracy) for mode, demand in DEMANDS.items()]
+    found = [_row(mode, demand, with_accuracy=with_accuracy) for mode, demand in DEMANDS.items()]
+    return [*found, *_masked_rows(with_accuracy=with_accuracy)]
+
+
+def _masked_rows(*, with_accuracy: bool) -> list[Row]:
+    weights, count = weights_of(FLOATS), DEVICES if with_accuracy else 4
+    model = tuple(FeatureMap(name, values) for name, values in weights.items())
+    down = len(flat.encode(ResponseGetModel(feature_map=model)))
+    found = []
+    for mode, measure in (("pw", masked_bytes.pairs), ("secure", masked_bytes.ring)):
+        traffic = measure(weights, count)
+        found.append(_result(mode, traffic.up, down + traffic.down, with_accuracy=with_accuracy))
+    return found
 
 
 def _row(mode: str, demand: Demand, *, with_accuracy: bool) -> Row:
@@ -65,16 +90,23 @@ def _row(mode: str, demand: Demand, *, with_accuracy: bool) -> Row:
             for name, chunk in chunks.items()
         )
         down = len(flat.encode(ResponseGetModel(compress_feature_map=small)))
+    return _result(mode, up, down, with_accuracy=with_accuracy)
+
+
+def _result(mode: str, up: int, down: int, *, with_accuracy: bool) -> Row:
     whole = 4 * FLOATS
     notes = (
         f"up {up:,} bytes (1/{whole / up:.1f}), down {down:,} (1/{whole / down:.1f}) for"
         f" {FLOATS:,} floats"
     )
-    value = _accuracy(mode) if with_accuracy else 0.0
+    value, seconds = _accuracy(mode) if with_accuracy else (0.0, 0.0)
+    if with_accuracy:
+        notes += f"; {seconds / ROUNDS:.2f} s a round of {DEVICES} devices"
     return Row(f"accuracy of the digits job, --mode {mode}", "", [value], notes=notes)
 
 
-def _accuracy(mode: str) -> float:
+def _accuracy(mode: str) -> tuple[float, float]:
+    """The accuracy, and how long all rounds took."""
     with tempfile.TemporaryDirectory(prefix="fl-bench-") as folder:
         done = subprocess.run(
             [sys.executable, str(EXAMPLE), "--mode", mode, "--folder", folder],
@@ -82,7 +114,7 @@ def _accuracy(mode: str) -> float:
             text=True,
             check=True,
         )
-    found = ACCURACY.search(done.stdout)
+    found = RESULT.search(done.stdout)
     if found is None:
         raise SystemExit(f"the example said no accuracy:\n{done.stdout}")
-    return float(found[1])
+    return float(found[1]), float(found[2])

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from fl_cluster.config.compatibility import DIFFERENCES, NEW, Standing, standing_of
 from fl_cluster.config.keys import BLOCKS
-from fl_cluster.config.not_yet import MISSING
 from fl_cluster.config.tables import Block, Key
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -116,9 +115,6 @@ def _here(path: str) -> Iterator[str]:
         yield f"{WORDS[standing]}: {why}"
     else:
         yield WORDS[standing]
-    missing = [f"`{row.value}`" for row in MISSING if row.key == path]
-    if missing:
-        yield f"not supported yet: {', '.join(missing)}"
 
 
 def _test_of(path: str) -> str:

@@ -7,11 +7,9 @@ python tools/document_configuration.py --check    exit 1 when it is out of date
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from fl_cluster.config.keys import BLOCKS
-from fl_cluster.config.not_yet import MISSING
 from fl_cluster.config.overrides import PASSWORD_VARIABLE, variable_of
 from fl_cluster.config.tables import Block, Key, Kind
 
@@ -25,7 +23,7 @@ INTRODUCTION = f"""\
 
 One YAML file configures every process of a job.
 Its keys are those of MindSpore Federated 0.1.0, with the same defaults, ranges and messages; \
-the section `cluster` is new and may be left out.
+the sections `privacy` and `cluster` are new and may be left out.
 `yamls/minimal.yaml` has the least a job needs, `yamls/lenet.yaml` every section with comments.
 
 A value is taken from the last of these that has it:
@@ -42,8 +40,8 @@ The Redis password is best given as `{PASSWORD_VARIABLE}`; it is never logged.
 
 - Everything that is wrong is reported at once: the line of the file, what was found, what is \
 allowed.
-- A key that no table knows is ignored, with a warning when the process starts; inside `cluster` \
-it is an error, and so is an unknown `FL_CLUSTER__` variable.
+- A key that no table knows is ignored, with a warning when the process starts; inside `privacy` \
+and `cluster` it is an error, and so is an unknown `FL_CLUSTER__` variable.
 - A key given twice is an error.
 - A file whose sections have lost their indentation is refused, and shown as it should have been.
 - An empty text counts as not given.
@@ -51,19 +49,10 @@ it is an error, and so is an unknown `FL_CLUSTER__` variable.
 its file.
 """
 
-NOT_YET = """\
-## What this version does not have yet
-
-These values are known and checked, and then refused.
-
-| key | value | feature |
-| --- | --- | --- |
-"""
-
 
 def document() -> str:
     """The whole file."""
-    parts = [INTRODUCTION, *(_block(block) for block in BLOCKS), NOT_YET + "".join(_missing())]
+    parts = [INTRODUCTION, *(_block(block) for block in BLOCKS)]
     return "\n".join(parts)
 
 
@@ -100,11 +89,6 @@ def _default(key: Key) -> str:
     assert key.default is not None
     outside = key.rule is not None and key.rule.complaint(key.name, key.default) is not None
     return "not given" if outside else f"`{key.default}`"
-
-
-def _missing() -> Iterator[str]:
-    for row in MISSING:
-        yield f"| `{row.key}` | {row.value} | {row.feature} |\n"
 
 
 def main() -> int:

@@ -18,16 +18,11 @@ import numpy as np
 
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.rules import MEAN, Rule
+from fl_cluster.kernels.bounds import LARGEST_TERM, term_bound
+
+__all__ = ["LARGEST_TERM", "exponents", "term_bound"]
 
 SMALLEST_MAGNITUDE = Fraction(1, 8)
-
-LARGEST_TERM = 2**51
-"""A double holds any integer up to here, and the kernels' rounding trick needs no more."""
-
-
-def term_bound(cohort_size: int) -> int:
-    """The largest |q| that one update may contribute per element."""
-    return min(LARGEST_TERM, (2**63 - 1) // cohort_size)
 
 
 def exponents(model: Model, cohort_size: int, rule: Rule = MEAN) -> tuple[int, ...]:

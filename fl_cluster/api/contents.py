@@ -12,14 +12,23 @@ import numpy as np
 
 from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.layout import Place
-from fl_cluster.aggregate.partial import Contribution, Unfit
+from fl_cluster.aggregate.partial import Contribution, Unfit, Update
 from fl_cluster.compression.diff_sparse_quant import find_unusable
 from fl_cluster.compression.quant import Chunk
-from fl_cluster.config.schema import EncryptType, Settings, UploadCompression
+from fl_cluster.config.schema import EncryptType, ServerMode, Settings, UploadCompression
+from fl_cluster.errors import PeerProtocolError
+from fl_cluster.privacy.ring.packing import unpack_terms
 from fl_cluster.privacy.signds import Signs, find_unfit
-from fl_cluster.service.contributions import Choices, SignUpdate, SparseUpdate
+from fl_cluster.service.contributions import Choices, MaskedTerms, SignUpdate, SparseUpdate
 from fl_cluster.service.view import JobView
 from fl_cluster.wire.messages import RequestUpdateModel
+
+MASKED = (EncryptType.PW_ENCRYPT, EncryptType.STABLE_PW_ENCRYPT)
+"""Where masks cancel only between updates of the same tensors.
+
+Devices of a hybrid job upload the tensors that they train, and workers across silos likewise;
+that all of them sent the same is seen when the round is finished.
+"""
 
 
 class ContentReader:
@@ -30,10 +39,15 @@ class ContentReader:
         self._signs = settings.encrypt.signs
         self._takes_signs = settings.encrypt.kind is EncryptType.SIGNDS
         self._takes_sparse = settings.compression.upload is UploadCompression.DIFF_SPARSE_QUANT
+        self._is_masked = settings.encrypt.kind in MASKED
+        self._takes_all = self._is_masked and settings.server_mode is ServerMode.FEDERATED_LEARNING
+        self._takes_terms = settings.encrypt.kind is EncryptType.SECURE_AGGREGATION
         self._choices = Choices()
 
     def read(self, sent: RequestUpdateModel) -> Contribution | Unfit:
         """The update, or why it cannot be one of this job."""
+        if self._takes_terms or sent.masked_terms is not None:
+            return self._masked(sent)
         if sent.upload_compress_type != 0:
             return self._sparse(sent)
         if sent.feature_map is None:
@@ -45,7 +59,30 @@ class ContentReader:
             for entry in sent.feature_map
             if entry.weight_fullname is not None and entry.data is not None
         )
-        return read_update(self._view.layout, entries, is_plain=sent.plain_weights)
+        if self._is_masked and sent.plain_weights:
+            return Unfit("plain_weights: masks are added to weights times the data size")
+        update = read_update(self._view.layout, entries, is_plain=sent.plain_weights)
+        if self._takes_all and isinstance(update, Update):
+            return self._whole(update)
+        return update
+
+    def _whole(self, update: Update) -> Update | Unfit:
+        """The update, unless masks of tensors that it lacks would stay in others' sums."""
+        there = {place.tensor.name for place, _ in update.arrays}
+        for place in self._view.layout.summed:
+            if place.tensor.name not in there:
+                return Unfit(f"tensor {place.tensor.name!r} is missing, and its masks with it")
+        return update
+
+    def _masked(self, sent: RequestUpdateModel) -> MaskedTerms | Unfit:
+        if not self._takes_terms:
+            return Unfit("masked_terms: this job does not add updates under masks")
+        if sent.masked_terms is None:
+            return Unfit("masked_terms is missing, and this job takes no update that it can read")
+        try:
+            return MaskedTerms(unpack_terms(sent.masked_terms, self._view.layout.sum_size))
+        except PeerProtocolError as exc:
+            return Unfit(str(exc))
 
     def _signed(self, sent: RequestUpdateModel) -> SignUpdate | Unfit:
         places = self._places(entry.weight_fullname for entry in sent.feature_map or ())

@@ -28,6 +28,7 @@ from fl_cluster.api.plain_http import Answer, Handler, json_refusal
 from fl_cluster.api.proofs import Doubt, ProofDesk
 from fl_cluster.api.refusals import Refusal
 from fl_cluster.api.replies import Replies
+from fl_cluster.config.schema import EncryptType
 from fl_cluster.errors import FlClusterError, PeerProtocolError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
@@ -49,6 +50,8 @@ from fl_cluster.wire import messages
 from fl_cluster.wire.limits import MAX_DATA_SIZE, MAX_EVALUATION_NUMBERS, MAX_HOLD_MS
 
 logger = logging.getLogger(__name__)
+
+SECURE_AGGREGATION = EncryptType.SECURE_AGGREGATION
 
 INLINE_HASH_BYTES = 256 * 1024
 
@@ -212,6 +215,10 @@ class DevicePlane:
             asked = dialect.decode(messages.RequestFLJob, body.data)
         except PeerProtocolError as exc:
             return self._refuse_form(dialect, refusals.CHECK_IN_SCHEMA, exc), False
+        if not dialect.is_native and self._view.parameters.encrypt_type == SECURE_AGGREGATION:
+            other = refusals.NATIVE_ONLY
+            response = self._replies.refuse_check_in(dialect, other, with_time=False)
+            return dialect.refuse(response, other), False
         device = asked.fl_id
         if device is None or (not dialect.is_native and None in (asked.fl_name, asked.timestamp)):
             lacking = refusals.CHECK_IN_FIELDS
@@ -520,6 +527,8 @@ def _missing(sent: messages.RequestUpdateModel, dialect: Dialect) -> str:
     if not (math.isfinite(sent.upload_loss) and math.isfinite(sent.upload_accuracy)):
         return "upload_loss and upload_accuracy must be finite"
     entries = sent.feature_map if sent.upload_compress_type == 0 else sent.compress_feature_map
+    if sent.masked_terms is not None:
+        entries = ()
     if entries is None:
         return "feature_map is missing"
     for entry in entries:

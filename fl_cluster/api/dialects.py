@@ -27,6 +27,14 @@ Message = TypeVar(
     messages.RequestPullWeight,
     messages.RequestPushWeight,
     messages.RequestPushMetrics,
+    messages.RequestExchangeKeys,
+    messages.GetExchangeKeys,
+    messages.RequestShareSecrets,
+    messages.GetShareSecrets,
+    messages.GetClientList,
+    messages.SendClientListSign,
+    messages.RequestAllClientListSign,
+    messages.SendReconstructSecret,
 )
 Response = (
     messages.ResponseFLJob
@@ -35,6 +43,19 @@ Response = (
     | messages.ResponsePullWeight
     | messages.ResponsePushWeight
     | messages.ResponsePushMetrics
+    | messages.ResponseExchangeKeys
+    | messages.ReturnExchangeKeys
+    | messages.ResponseShareSecrets
+    | messages.ReturnShareSecrets
+    | messages.ReturnClientList
+    | messages.ResponseClientListSign
+    | messages.ReturnAllClientListSign
+    | messages.ReconstructSecret
+    | messages.ResponseSecureStep
+    | messages.ResponseSecureRoster
+    | messages.ResponseSecureDelivery
+    | messages.ResponseSecureSurvivors
+    | messages.ResponseSecureTags
 )
 
 

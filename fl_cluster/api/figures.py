@@ -19,6 +19,7 @@ from fl_cluster.api.plain_http import Answer
 from fl_cluster.errors import FlClusterError
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.spending import Spending, Spent
 from fl_cluster.service.visits import Visit, volume
 from fl_cluster.store.member_port import MemberStore
 from fl_cluster.store.ports import Counts, JobRecord, Snapshot
@@ -64,6 +65,7 @@ class _Seen:
     visits: Mapping[str, int]
     rounds_total: int
     members: Sequence[Member]
+    spent: Spent | None
 
 
 class Figures:
@@ -122,6 +124,25 @@ class Figures:
             " since the epoch; NaN without TLS.",
         )
         self._name_loads(registry)
+        self._spending: Spending | None = None
+        self._name_costs(registry)
+
+    def _name_costs(self, registry: Registry) -> None:
+        gauge = registry.gauge
+        self._epsilon = gauge(
+            "fl_cluster_privacy_epsilon", "What noise has cost; NaN in a job without any."
+        )
+        self._budget = gauge(
+            "fl_cluster_privacy_epsilon_budget", "What it may cost in all; NaN without a limit."
+        )
+        self._delta = gauge("fl_cluster_privacy_delta", "The delta at which that holds.")
+        self._noisy_rounds = gauge(
+            "fl_cluster_privacy_rounds", "How many rounds were charged, in all runs of the job."
+        )
+
+    def show_spending(self, spending: Spending) -> None:
+        """Tell what noise has cost, too."""
+        self._spending = spending
 
     def _name_loads(self, registry: Registry) -> None:
         gauge = registry.gauge
@@ -147,6 +168,7 @@ class Figures:
         self._store.set(0 if seen is None else 1)
         self._show_round(seen)
         self._show_job(seen)
+        self._show_spent(seen.spent if seen is not None else None)
         self._show_loads()
         text = self._registry.expose().encode()
         return Answer(text, headers={"Content-Type": CONTENT_TYPE})
@@ -157,8 +179,12 @@ class Figures:
         if snapshot is not None:
             counts = await self._rounds.counts(snapshot.ref)
             visits = dict(await self._rounds.visits(snapshot.ref))
-        total = job.rounds_total if job is not None else 0
-        return _Seen(snapshot, counts, visits, total, await self._members_known.live())
+        total, spent = 0, None
+        if job is not None:
+            total = job.rounds_total
+            if self._spending is not None:
+                spent = await self._spending.spent(job.hyper_parameters)
+        return _Seen(snapshot, counts, visits, total, await self._members_known.live(), spent)
 
     def _show_round(self, seen: _Seen | None) -> None:
         snapshot = seen.snapshot if seen is not None else None
@@ -193,6 +219,13 @@ class Figures:
                 if seen is not None:
                     count = sum(m.role == role and m.state == state for m in seen.members)
                 self._members.labelled(role=role, state=state).set(count)
+
+    def _show_spent(self, spent: Spent | None) -> None:
+        budget = None if spent is None else spent.terms.budget
+        self._epsilon.set(UNKNOWN if spent is None else spent.epsilon)
+        self._delta.set(UNKNOWN if spent is None else spent.terms.delta)
+        self._noisy_rounds.set(UNKNOWN if spent is None else spent.rounds)
+        self._budget.set(UNKNOWN if budget is None else budget.epsilon)
 
     def _show_loads(self) -> None:
         loads = self._fleet.loads().values()

@@ -38,6 +38,7 @@ from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.inquiry import Inquiry
+from fl_cluster.service.spending import Spending
 from fl_cluster.service.steering import Steering
 from fl_cluster.store.durability import DurabilityReader
 from fl_cluster.store.member_port import MemberStore
@@ -88,6 +89,8 @@ class Sources:
     fleet: Fleet
     certificate_end_s: Callable[[], float] | None = None
     """When the first certificate ends, in seconds since the epoch; None: there are none."""
+    spending: Spending | None = None
+    """Knows what noise has cost; None where nobody adds any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class ManagementPlane:
         self._figures = Figures(
             sources.rounds, sources.instances, members, fleet, sources.certificate_end_s
         )
+        if sources.spending is not None:
+            self._figures.show_spending(sources.spending)
 
     def plane(self) -> Plane:
         """What the management address serves."""
@@ -158,9 +163,17 @@ class ManagementPlane:
         body: dict[str, Any] = nodes(await self._members())
         if CLUSTER_STATES[word] is not None:
             body["cluster_state"] = CLUSTER_STATES[word]
+        body |= await self._privacy(await self._sources.instances.job())
         if request.rel_url.query.get("detail", "0") != "0":
             body["detail"] = await self._detail()
         return success("Get cluster state successful.", **body)
+
+    async def _privacy(self, job: JobRecord | None) -> dict[str, Any]:
+        """`privacy`: what noise has cost; without noise the key is left out."""
+        if job is None or self._sources.spending is None:
+            return {}
+        spent = await self._sources.spending.spent(job.hyper_parameters)
+        return {} if spent is None else {"privacy": spent.as_data()}
 
     async def _members(self) -> Sequence[Member]:
         try:
@@ -206,8 +219,8 @@ class ManagementPlane:
             raise Refused(inner_error("query instance")) from exc
         if result is None:
             raise Refused(no_job(self._job_name))
-        members = nodes(await self._members())
-        return success("Query Instance successful.", result=result, **members)
+        more = nodes(await self._members()) | await self._privacy(job)
+        return success("Query Instance successful.", result=result, **more)
 
     async def healthz(self, request: web.BaseRequest) -> web.StreamResponse:
         """Whether this process lives, always 200; with `?ready=1` also whether it can serve."""

@@ -6,16 +6,27 @@ tells the server's time in `timestamp`; in msgpack the reason says what is wrong
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from fl_cluster.api import cipher_refusals
 from fl_cluster.api.refusals import Refusal, Retry
+from fl_cluster.privacy.key_agreement import list_digest
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.security.attestation import ChainTexts
 from fl_cluster.service.attestation import Attestor, Finding, Proof, SignedCheckIn, SignedRequest
 from fl_cluster.service.cluster_time import local_ms
 from fl_cluster.store.ports import Snapshot
-from fl_cluster.wire.messages import RequestFLJob, RequestUpdateModel, ResponseCode
+from fl_cluster.wire.messages import (
+    RequestExchangeKeys,
+    RequestFLJob,
+    RequestUpdateModel,
+    ResponseCode,
+    SendClientListSign,
+)
 
 SIGN_DATA_EMPTY = Refusal(
     Proof.FORGED, ResponseCode.RequestError, 403, Retry.NEVER, "sign data is empty."
@@ -61,6 +72,25 @@ class Doubt:
 
     refusal: Refusal
     reason: str
+
+
+Body = bytes | memoryview
+
+
+class Step(Protocol):
+    """A request of a masked round, as far as its sender is concerned."""
+
+    @property
+    def fl_id(self) -> str | None:
+        """Who says to have sent it."""
+
+    @property
+    def timestamp(self) -> str | None:
+        """When it was signed."""
+
+    @property
+    def iteration(self) -> int:
+        """The round that it is about."""
 
 
 class ProofDesk:
@@ -116,6 +146,48 @@ class ProofDesk:
         )
         return _doubt(await self._attestor.request(ref, request), REPORT)
 
+    async def doubt_step(
+        self, endpoint: str, sent: Step, signature: bytes | None, body: Body, ref: RoundRef
+    ) -> Doubt | None:
+        """Why a device's step in a masked round does not prove who takes it."""
+        if self._attestor is None:
+            return None
+        before = b""
+        if isinstance(sent, RequestExchangeKeys):
+            before = (sent.c_pk or b"") + (sent.s_pk or b"")
+        request = SignedRequest(
+            endpoint=endpoint,
+            device=sent.fl_id or "",
+            timestamp=sent.timestamp,
+            number=sent.iteration,
+            signature=signature,
+            digest=await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest()),
+            before=before,
+        )
+        return _doubt(await self._attestor.request(ref, request), cipher_refusals.PROOF)
+
+    async def owns_chain(self, ref: RoundRef, sent: RequestExchangeKeys) -> bool:
+        """Whether the certificates that go to other devices are those it checked in with.
+
+        Others verify them, and an existing device ends its job when it cannot.
+        """
+        if self._attestor is None:
+            return True
+        known = await self._attestor.chain_of(ref, sent.fl_id or "")
+        if known is None or sent.certificate_chain is None:
+            return False
+        expected = (_unarmoured(known.key_attestation), _unarmoured(known.equip_cert))
+        return tuple("".join(each.split()) for each in sent.certificate_chain) == expected
+
+    async def signs_list(
+        self, ref: RoundRef, sent: SendClientListSign, counted: Sequence[str]
+    ) -> bool:
+        """Whether a signature that goes to other devices is one of this list of devices."""
+        if self._attestor is None or not sent.signature:
+            return False
+        digest = list_digest(counted)
+        return await self._attestor.has_signed(ref, sent.fl_id or "", sent.signature, digest)
+
 
 def _check_in_of(asked: RequestFLJob, digest: str) -> SignedCheckIn:
     chain = ChainTexts(
@@ -136,3 +208,8 @@ def _round_name(snapshot: Snapshot) -> str:
     """The round that a device would be admitted to; one that is being finished takes nobody."""
     number = snapshot.ref.number + snapshot.needs_finishing
     return f"{snapshot.ref.instance}.{number}"
+
+
+def _unarmoured(pem: str) -> str:
+    """A certificate as devices show it to each other: the text between the lines of dashes."""
+    return "".join(pem.splitlines()[1:-1])

@@ -80,6 +80,7 @@ _BETWEEN_MEMBERS = (
     Verdict.MOVED_ON,
     Verdict.LATE,
     Verdict.PENDING,
+    Verdict.TOO_EARLY,
     Verdict.UNCLAIMED,
     Verdict.NOT_AGGREGATED,
     Verdict.FENCED,
@@ -113,6 +114,7 @@ CHECK_IN: dict[Verdict, Refusal] = {
     Verdict.NOT_IN_COHORT: NOT_NOW,
     Verdict.STALE_ROUND: NOT_NOW,
     Verdict.DUPLICATE: NOT_NOW,
+    Verdict.UNPREPARED: NOT_NOW,
 } | dict.fromkeys(_BETWEEN_MEMBERS, NOT_NOW)
 
 REPORT: dict[Verdict, Refusal] = {
@@ -145,6 +147,13 @@ REPORT: dict[Verdict, Refusal] = {
         Retry.NEXT_ROUND,
         "Updating metadata of UpdateModelClientList failed for fl id {device}",
     ),
+    Verdict.UNPREPARED: Refusal(
+        Verdict.UNPREPARED,
+        ResponseCode.OutOfTime,
+        409,
+        Retry.NEXT_ROUND,
+        "fl_id: {device} is not in get_secrets_clients. Please retry later.",
+    ),
     Verdict.JOB_DISABLED: JOB_DISABLED,
     Verdict.JOB_FINISHED: JOB_FINISHED,
     Verdict.COHORT_FULL: NOT_NOW,
@@ -174,6 +183,15 @@ CHECK_IN_FIELDS = Refusal(
     "Verify flatbuffers schema failed for RequestFLJob.",
     is_plain=True,
 )
+NATIVE_ONLY = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "This job adds updates under masks that only devices of fl_cluster can make (encrypt_type"
+    " SECURE_AGGREGATION): use the SDK of fl_cluster, or ask whoever runs the job for PW_ENCRYPT.",
+)
+"""For devices that speak FlatBuffers."""
 DATA_SIZE_SMALL = Refusal(
     Word.INVALID,
     ResponseCode.OutOfTime,

@@ -28,8 +28,10 @@ from fl_cluster.config.schema import (
     UploadCompression,
 )
 from fl_cluster.config.shared import SharedParameters
+from fl_cluster.privacy.shamir import ANNOUNCED_PRIME
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.ledger import INLINE_ELEMENTS
+from fl_cluster.service.ring_records import announcement
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.store.ports import Receipt, Snapshot
 from fl_cluster.wire import messages
@@ -43,6 +45,8 @@ MOST_SPREAD_MS = 600_000
 
 CLOCK_MARGIN_MS = 5_000
 """Existing devices give up for good when told to come back in what their clock calls the past."""
+
+PRIME_BYTES = 33
 
 QUANT = 2
 """The compression of downloads, as the wire numbers it."""
@@ -62,6 +66,7 @@ class Replies:
     def __init__(self, settings: Settings, view: JobView) -> None:
         self._settings = settings
         self._view = view
+        self._is_secure = settings.encrypt.kind is EncryptType.SECURE_AGGREGATION
         self._ready = ReadyBytes(slots=4)
         self._plan_of = lru_cache(maxsize=2)(self._make_plan)
         self._turned_away: tuple[RoundRef, int] | None = None
@@ -73,7 +78,12 @@ class Replies:
         A round takes at most its windows, so that is when the next one is surely open.
         """
         now = time.time_ns() // 1_000_000
-        windows = snapshot.plan.select_window_ms + snapshot.plan.report_window_ms
+        plan, exchange = snapshot.plan, snapshot.plan.exchange
+        windows = plan.select_window_ms + plan.report_window_ms
+        if exchange is not None:
+            goals = (exchange.keys, exchange.shares, exchange.signatures, exchange.reveals)
+            windows += exchange.window_ms * sum(goal > 0 for goal in goals)
+            windows = min(windows, plan.round_window_ms)
         opened_at = now if snapshot.opened_at is None else snapshot.opened_at
         return str(max(opened_at + windows, now + CLOCK_MARGIN_MS) + later_ms)
 
@@ -178,6 +188,7 @@ class Replies:
             verdict="accepted",
             model_round=base.record.number,
             model_digest=base.record.digest,
+            secure=announcement(self._view) if self._is_secure else None,
         )
 
     def _make_plan(self, hyper_parameters: str) -> tuple[messages.FLPlan, float]:
@@ -351,16 +362,20 @@ def _protection(encrypt: EncryptSettings) -> messages.CipherPublicParams:
     """
     nothing = messages.CipherPublicParams(
         encrypt_type=encrypt.kind.value,
-        pw_params=messages.PWParams(p=bytes(32), prime=bytes(33)),
+        pw_params=messages.PWParams(p=bytes(32), prime=bytes(PRIME_BYTES)),
         dp_params=messages.DPParams(),
         ds_params=messages.DSParams(),
     )
     if encrypt.kind is EncryptType.NOT_ENCRYPT:
         return nothing
     privacy, signs = encrypt.privacy, encrypt.signs
+    prime = ANNOUNCED_PRIME if encrypt.kind is EncryptType.PW_ENCRYPT else 0
     return nothing._replace(
         pw_params=messages.PWParams(
-            t=encrypt.masking.reconstruct_threshold, p=bytes(32), g=1, prime=bytes(33)
+            t=min(encrypt.masking.reconstruct_threshold, MAX_INT),
+            p=bytes(32),
+            g=1,
+            prime=prime.to_bytes(PRIME_BYTES, "big"),
         ),
         dp_params=messages.DPParams(privacy.epsilon, privacy.delta, privacy.norm_clip),
         ds_params=messages.DSParams(

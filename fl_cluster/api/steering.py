@@ -19,11 +19,14 @@ from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import ConfigError, FlClusterError, StoreCorrupt
 from fl_cluster.lifecycle.membership import Member, Role
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.service.methods import why_impossible
 from fl_cluster.service.steering import Steering
 from fl_cluster.store.member_port import MemberStore
 from fl_cluster.store.ports import JobRecord
 
 logger = logging.getLogger(__name__)
+
+NOTHING_LEFT = "another round would exceed the privacy budget of the job; spent"
 
 MAX_MORE = 1_000
 """Most servers to add at once, as on the command line."""
@@ -84,7 +87,11 @@ class SteeringHandlers:
         async with self._steering.one_restart():
             base = await self._find_base()
             parameters = _merge(base, asked)
+            if (why := why_impossible(parameters)) is not None:
+                raise Refused(f"New instance failed: no round could end well: {why}")
             try:
+                if (spent := await self._steering.overspent(parameters)) is not None:
+                    raise Refused(f"New instance failed: {NOTHING_LEFT}: {spent}")
                 verdict = await self._steering.restart(base, parameters)
             except StoreCorrupt as exc:
                 raise _damaged("new instance", exc) from exc

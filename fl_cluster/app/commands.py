@@ -303,6 +303,21 @@ def model(options: Options) -> int:
     return main(rest)
 
 
+def privacy(options: Options) -> int:
+    """Say what the noise of a run costs, before it runs."""
+
+    def call() -> int:
+        from fl_cluster.app import privacy_command
+
+        parser = argparse.ArgumentParser(
+            prog="fl-cluster privacy", description="Differential privacy: what a run costs."
+        )
+        privacy_command.add_arguments(parser)
+        return privacy_command.run(parser.parse_args(options.rest), tell)
+
+    return guarded(call)
+
+
 def migrate(options: Options) -> int:
     """Say what becomes of a configuration that was written for the original."""
     from fl_cluster.app.migrate_command import check
@@ -322,4 +337,5 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "finish": finish,
     "migrate": migrate,
     "model": model,
+    "privacy": privacy,
 }

@@ -16,6 +16,7 @@ def state(answer: Answer) -> str:
     detail = answer.get("detail", {})
     lines = [f"cluster  {answer.get('cluster_state', 'CLUSTER_STOP')}"]
     lines += _job_lines(detail)
+    lines += _privacy_lines(answer)
     members = detail.get("members", [])
     lines += [_member_line(member) for member in members]
     if not any(member["role"] == "server" for member in members):
@@ -40,6 +41,20 @@ def _job_lines(detail: Answer) -> list[str]:
             f"{current['reports']} of {current['report_goal']} updates{until}"
         )
     return lines
+
+
+def _privacy_lines(answer: Answer) -> list[str]:
+    spent = answer.get("privacy")
+    if not spent:
+        return []
+    of = "" if spent["epsilon_budget"] is None else f" of {spent['epsilon_budget']:g}"
+    epsilon = "beyond any bound" if spent["epsilon"] is None else f"{spent['epsilon']:.4g}"
+    end = "; nothing is left for another round" if spent["is_over"] else ""
+    line = (
+        f"privacy  epsilon {epsilon}{of} at delta {spent['delta']:g} after "
+        f"{spent['rounds']} rounds of {spent['noise']} noise{end}"
+    )
+    return [line]
 
 
 def _clock(at_ms: int) -> str:

@@ -18,7 +18,6 @@ from fl_cluster.errors import ConfigError, ExitCode
 
 HEADINGS = {
     Standing.REFUSED: "refused, as nothing can be run like this",
-    Standing.MISSING: "not supported yet",
     Standing.IGNORED: "ignored, as no such key is known here or there",
     Standing.DIFFERENT: "supported, and different",
     Standing.UNUSED: "without effect, here as there",
@@ -31,7 +30,7 @@ HEADINGS = {
 def check(file: str, role: str, form: str) -> int:
     """Say what becomes of the file.
 
-    0 when a job can run with it, 1 when it asks for what is not there yet, 2 when it is refused.
+    0 when a job can run with it, 2 when it is refused.
     """
     try:
         judgement = judge(file, Role(role))
@@ -44,9 +43,8 @@ def check(file: str, role: str, form: str) -> int:
 
 
 def _exit_code(judgement: Judgement) -> ExitCode:
-    if judgement.worst is Standing.REFUSED:
-        return ExitCode.CONFIGURATION
-    return ExitCode.REFUSED if judgement.worst is Standing.MISSING else ExitCode.DONE
+    is_refused = judgement.worst is Standing.REFUSED
+    return ExitCode.CONFIGURATION if is_refused else ExitCode.DONE
 
 
 def _as_data(judgement: Judgement) -> dict[str, Any]:
@@ -83,7 +81,6 @@ def _summary(judgement: Judgement) -> str:
     counts = Counter(each.standing for each in judgement.findings)
     verdict = {
         ExitCode.DONE: "a job can run with this file as it is",
-        ExitCode.REFUSED: "this file asks for what is not supported yet",
         ExitCode.CONFIGURATION: "this file is refused",
     }[_exit_code(judgement)]
     parts = [f"{counts[each]} {each}" for each in HEADINGS if counts[each]]

@@ -396,10 +396,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "finish": ("end a cluster's processes on this host", add_finish),
     "migrate": ("say what a configuration of the original means here", _add_migrate),
     "model": ("show, and convert, a model file", _add_nothing),
+    "privacy": ("say what the noise of a run costs, before it runs", _add_nothing),
 }
 
 
-HANDED_ON = ("certs", "demo", "model")
+HANDED_ON = ("certs", "demo", "model", "privacy")
 """Commands whose arguments are handed on as they are."""
 
 

@@ -16,6 +16,7 @@ from fl_cluster.app.hooks import ServerHooks, call
 from fl_cluster.config.schema import Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.service.finish import EndedRound
+from fl_cluster.service.spending import Spent
 from fl_cluster.service.visits import Visit, accepted, volume
 from fl_cluster.store.checkpoints import CheckpointFolder
 from fl_cluster.store.ports import Metrics
@@ -23,6 +24,7 @@ from fl_cluster.telemetry.evaluation import evaluate
 from fl_cluster.telemetry.files import EventFile, MetricsFile
 from fl_cluster.telemetry.summary import (
     ParticipationLevels,
+    PrivacySpent,
     RoundSummary,
     Visits,
     event_line,
@@ -67,6 +69,7 @@ class FileRecorder:
         summary = self._summarise(ended)
         self._log(summary, ended)
         checkpoint = self._keep(ended)
+        self._keep_charges(ended)
         try:
             self._metrics.append_once(metrics_line(summary))
             if ended.is_event:
@@ -96,6 +99,14 @@ class FileRecorder:
             logger.error("round %d has no checkpoint: %s", number, exc)
             return None
 
+    def _keep_charges(self, ended: EndedRound) -> None:
+        if ended.spent is None or not self._checkpoints.is_used:
+            return
+        try:
+            self._checkpoints.charges().keep(ended.spent.charges)
+        except OSError as exc:
+            logger.error("round %d: the privacy ledger is not in a file: %s", ended.ref.number, exc)
+
     def _summarise(self, ended: EndedRound) -> RoundSummary:
         if ended.opened_at is not None:
             self._last_started_ms = ended.opened_at
@@ -119,6 +130,7 @@ class FileRecorder:
             reports=_visits(ended, Visit.REPORT, len(ended.reported)),
             model_reads=_visits(ended, Visit.GET_MODEL),
             participation=self._levels.count(u.at - u.checked_in_at for u in ended.reported),
+            privacy=None if ended.spent is None else _privacy(ended.spent),
         )
 
     def _log(self, summary: RoundSummary, ended: EndedRound) -> None:
@@ -134,9 +146,18 @@ class FileRecorder:
             accuracy,
             ended.model.digest[:16],
         )
+        if ended.spent is not None:
+            logger.info("round %d of %d: %s", ended.ref.number, summary.rounds_total, ended.spent)
         transfer = _transfer(ended)
         if transfer:
             logger.info("round %d of %d: %s", ended.ref.number, summary.rounds_total, transfer)
+
+
+def _privacy(spent: Spent) -> PrivacySpent:
+    budget = spent.terms.budget
+    return PrivacySpent(
+        spent.epsilon, spent.terms.delta, None if budget is None else budget.epsilon, spent.rounds
+    )
 
 
 def _transfer(ended: EndedRound) -> str:

@@ -36,6 +36,7 @@ from fl_cluster.security.tokens import TokenRole
 from fl_cluster.service.inquiry import Inquiry, Witnesses
 from fl_cluster.service.link_keeper import LinkKeeper, LinkState, Registry, Surroundings, connect
 from fl_cluster.service.membership import Membership
+from fl_cluster.service.spending import Spending
 from fl_cluster.service.steering import Steering
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.durability import RedisDurability
@@ -43,6 +44,7 @@ from fl_cluster.store.redis.jobs import RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.leases import RedisLeases
 from fl_cluster.store.redis.members import RedisMemberStore
+from fl_cluster.store.redis.privacy import RedisPrivacyStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class Scheduler:
         self.certificates = (
             CertificateWatch(tls, settings.tls.expiry_warning_days) if tls is not None else None
         )
+        spending = Spending(RedisPrivacyStore(connection, keys))
         witnesses = Witnesses(
             rounds=rounds,
             jobs=jobs,
@@ -99,9 +102,11 @@ class Scheduler:
             now_ms=connection.now_ms,
             write=lambda: members.renew(self.membership.member.id, lease_ms),
             unreachable=self._unreachable,
+            exchange=rounds,
+            spending=spending,
         )
         services = Services(
-            Steering(rounds, jobs, self.links, lambda: instance_name(time.time_ns() // 1000)),
+            Steering(rounds, jobs, self.links, _name_of_now, spending),
             Inquiry(settings.name, witnesses),
             CommandLines(
                 yaml_config=str(Path(settings.file).resolve()),
@@ -117,6 +122,7 @@ class Scheduler:
             RedisDurability(connection),
             self.links,
             self.certificates.first_end_s if self.certificates is not None else None,
+            spending,
         )
         self.access = Access(settings, connection)
         self.plane = ManagementPlane(
@@ -129,6 +135,11 @@ class Scheduler:
             for name, link in self.links.links().items()
             if link.state is LinkState.UNREACHABLE
         }
+
+
+def _name_of_now() -> str:
+    """How a run is called that begins now."""
+    return instance_name(time.time_ns() // 1000)
 
 
 async def serve(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fl_cluster.aggregate.layout import Layout
 from fl_cluster.api.bodies import BodyReader, ByteBudget
-from fl_cluster.api.contents import ContentReader
+from fl_cluster.api.contents import MASKED, ContentReader
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.downloads import Downloads
 from fl_cluster.api.paths import complaint
@@ -24,14 +24,17 @@ from fl_cluster.app.data_rates import DataRates
 from fl_cluster.app.hooks import NoHooks, Occasions, ServerHooks
 from fl_cluster.app.identity import new_id, this_process
 from fl_cluster.app.malloc import keep_memory_flat
+from fl_cluster.app.masking import MaskParts
+from fl_cluster.app.noise import ServerNoise
 from fl_cluster.app.open_files import allow_connections
 from fl_cluster.app.recorder import FileRecorder
+from fl_cluster.app.secure import SecureParts
 from fl_cluster.app.store_access import announce_durability, open_store
 from fl_cluster.app.tls import CertificateWatch, check_names, host_of, open_tls, url_of
 from fl_cluster.app.urls import URL_PATTERN
 from fl_cluster.app.weights import starting_point
 from fl_cluster.config.addresses import Address, server_http_address
-from fl_cluster.config.schema import Durability, Settings
+from fl_cluster.config.schema import Durability, EncryptType, Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StartupError, StoreUnavailable
 from fl_cluster.lifecycle.instance import instance_name
@@ -42,12 +45,14 @@ from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
+from fl_cluster.service.exchange import patience_ms
 from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
 from fl_cluster.service.link import Duties, LinkServer
 from fl_cluster.service.membership import Membership, Undertaker
 from fl_cluster.service.retraining import RetrainingDesk
 from fl_cluster.service.steering import DRAIN
+from fl_cluster.service.unmasking import Unmasker, UnmaskerOfJob
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.checkpoints import CheckpointFolder
@@ -55,12 +60,17 @@ from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.jobs import RedisBlobStore, RedisEvents, RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
+from fl_cluster.store.redis.privacy import RedisPrivacyStore
 from fl_cluster.store.redis.rounds import RedisRoundStore
 from fl_cluster.telemetry.load import Counts, LoadMeter
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
+SHARE_BYTES = 1_024
+MOST_PEERS = 16_384
+"""More than a device of a masked round has to say about any other, and more than there are."""
+
 DRAIN_S = 5.0
 SERVER_FAILED = "Http server starting failed."
 """The original's words."""
@@ -96,7 +106,12 @@ def body_limit(settings: Settings, layout: Layout) -> int:
     if settings.cluster.body_limit_mb:
         return settings.cluster.body_limit_mb * MEGABYTE
     names = sum(len(tensor.name.encode()) for tensor in layout)
-    return 4 * layout.size + 2 * names + 512 * len(layout) + MEGABYTE
+    update = 4 * layout.size + 2 * names + 512 * len(layout)
+    if settings.encrypt.kind is EncryptType.SECURE_AGGREGATION:
+        update += 4 * layout.size
+    elif settings.encrypt.kind not in MASKED:
+        return update + MEGABYTE
+    return max(update, SHARE_BYTES * min(settings.rounds.cohort_size, MOST_PEERS)) + MEGABYTE
 
 
 def check_urls(settings: Settings, address: str) -> None:
@@ -181,27 +196,43 @@ class Server:
         self._visits = Visits(rounds)
         self._deliveries = Deliveries(rounds)
         self._budget = ByteBudget(0)
-        self._finisher = Finisher(
-            self._view,
-            self._stores,
-            self._collector,
-            self._recorder,
-            self._visits,
-            FinishRules(settings.cluster.lease_ms, settings.summary.failures_in_a_row),
-        )
+        self._secure = SecureParts(settings, self._view, rounds, rounds)
+        self._masks = MaskParts(self._view, rounds, rounds)
+        privacy = RedisPrivacyStore(connection, keys)
+        self._noise = ServerNoise(privacy, self._checkpoints, self._view, rounds)
+        self._finisher = self._make_finisher()
         self.clock = Clock(self._view, rounds, events, self._finisher, self._rebuild)
         self.clock.each_second(lambda: self._visits.flush(self._view.snapshot.ref))
+        self.clock.each_second(self._noise.watch)
+        self.clock.each_second(self._secure.look)
+
+    def _make_finisher(self) -> Finisher:
+        by_kind: dict[str, Unmasker] = {
+            **self._masks.unmaskers,
+            EncryptType.SECURE_AGGREGATION: self._secure.unmasker,
+        }
+        rules = FinishRules(
+            self._settings.cluster.lease_ms,
+            self._settings.summary.failures_in_a_row,
+            UnmaskerOfJob(self._masks.parameters, by_kind),
+            self._noise.desk,
+        )
+        return Finisher(
+            self._view, self._stores, self._collector, self._recorder, self._visits, rules
+        )
 
     async def join_job(self) -> str:
         """Create the job's records, or find that they fit; which weights the job has."""
         self._recorder.prepare()
         start, which = await asyncio.to_thread(self._options.start or self._starting_point)
         parameters = SharedParameters.of(self._settings)
+        self._noise.check(parameters)
         instance = instance_name(time.time_ns() // 1000)
         job = await open_job(self._stores, parameters, start, instance)
         shared = SharedParameters.parse(job.hyper_parameters)
         self._settings = shared.adopted_by(self._settings)
         await self._view.refresh()
+        await self._noise.recall()
         base = self._view.base
         if job.instance != instance:
             which = f"those of the running job after round {base.record.number}"
@@ -240,11 +271,20 @@ class Server:
             self.access.gatekeeper,
             self.access.proofs,
         )
-        devices = DevicePlane(services, BodyReader(limit, budget), hold_ms=settings.cluster.hold_ms)
-        desk = RetrainingDesk(view, self._stores, hold_ms=settings.cluster.hold_ms)
-        workers = WorkerPlane(view, desk, devices)
-        prefix = settings.device.url_prefix
+        prefix, hold_ms = settings.device.url_prefix, settings.cluster.hold_ms
+        is_masked = settings.encrypt.kind in MASKED
+        devices = DevicePlane(
+            services,
+            BodyReader(limit, budget),
+            hold_ms=patience_ms(hold_ms, is_masked=is_masked),
+        )
+        workers = WorkerPlane(view, RetrainingDesk(view, self._stores, hold_ms=hold_ms), devices)
         routes = devices.routes(prefix) | workers.routes(prefix)
+        if is_masked:
+            masks = self._masks.plane(services.replies, services.proofs, devices, hold_ms=hold_ms)
+            routes |= masks.routes(prefix)
+        if settings.encrypt.kind is EncryptType.SECURE_AGGREGATION:
+            routes |= self._secure.plane(devices).routes(prefix)
         if self.data_rates is not None:
             routes = metered(routes, self.data_rates.meter)
         downloads = Downloads(view, self.access.gatekeeper)

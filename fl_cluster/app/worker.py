@@ -20,13 +20,14 @@ from fl_cluster.app.tls import WORKER, load_tls
 from fl_cluster.app.token_files import DEVICE_VARIABLE, OPERATOR_VARIABLE
 from fl_cluster.app.urls import URL_PATTERN
 from fl_cluster.config.addresses import Address, parse_address
-from fl_cluster.config.schema import Settings
+from fl_cluster.config.schema import EncryptType, Settings
 from fl_cluster.errors import StartupError
 from fl_cluster.lifecycle.membership import Role
 from fl_cluster.security.passwords import Passwords
 from fl_cluster.store.redis.jobs import RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
+from fl_cluster.worker.cancelling import CancellingMasks
 from fl_cluster.worker.cross_silo import (
     MODEL_PATIENCE_S,
     CrossSiloJob,
@@ -85,7 +86,9 @@ def cross_silo_worker(settings: Settings, address: str, tls: TlsSource = None) -
         settings.device.url_prefix,
         model_patience_s=max(MODEL_PATIENCE_S, settings.rounds.round_window_ms / 1000),
     )
-    return CrossSiloWorker(job, HttpLink(where, tls=tls, token=_token(DEVICE_VARIABLE)))
+    link = HttpLink(where, tls=tls, token=_token(DEVICE_VARIABLE))
+    is_masked = settings.encrypt.kind is EncryptType.STABLE_PW_ENCRYPT
+    return CrossSiloWorker(job, link, masks=CancellingMasks() if is_masked else None)
 
 
 def hybrid_worker(settings: Settings, directory: Directory, tls: TlsSource = None) -> HybridWorker:
@@ -124,8 +127,11 @@ def before_sigterm(leave: Callable[[], object]) -> None:
         return
 
     def end(number: int, _: object) -> None:
-        leave()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        try:
+            leave()
+        finally:
+            # Whatever became of leaving: who asked for an end gets it.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, end)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from fl_cluster.config import legacy, schema
 from fl_cluster.config.addresses import parse_cache_address
-from fl_cluster.config.extension import CLUSTER
+from fl_cluster.config.extension import CLUSTER, NOISE, RING
 from fl_cluster.config.rules import OneOf, Value
 from fl_cluster.config.tables import Block, Key, Values
 
@@ -60,6 +60,7 @@ def build_settings(values: Values, file: str, warnings: tuple[str, ...]) -> sche
         legacy.ENCRYPT,
         values,
         masking=_section(schema.MaskingSettings, legacy.MASKING, values),
+        ring=_section(schema.RingSettings, RING, values),
         privacy=_section(schema.PrivacySettings, legacy.PRIVACY, values),
         signs=_section(schema.SignSettings, legacy.SIGNS, values),
     )
@@ -70,6 +71,7 @@ def build_settings(values: Values, file: str, warnings: tuple[str, ...]) -> sche
         summary=_section(schema.SummarySettings, legacy.SUMMARY, values),
         unsupervised=_section(schema.UnsupervisedSettings, legacy.UNSUPERVISED, values),
         encrypt=encrypt,
+        noise=_section(schema.NoiseSettings, NOISE, values),
         compression=_section(schema.CompressionSettings, legacy.COMPRESSION, values),
         verify=_section(schema.VerifySettings, legacy.VERIFY, values),
         device=_section(schema.DeviceSettings, legacy.DEVICE, values),

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_cluster.config.check import single
+from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
 from fl_cluster.config.rules import UINT32_MAX
+from fl_cluster.config.schema import EncryptType
 from fl_cluster.errors import ConfigError, Problem
 
 UINT64_MAX = 2**64 - 1
@@ -105,7 +107,7 @@ def merge(current: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any
 
 
 def _judge_whole(merged: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with the two numbers that devices and rounds use in single precision."""
+    """What is wrong with the numbers that are used in single precision, or together."""
     ratio, rate = single(merged["update_model_ratio"]), single(merged["client_learning_rate"])
     problems = []
     if not 0 < ratio <= 1:
@@ -114,4 +116,19 @@ def _judge_whole(merged: Mapping[str, Any]) -> list[Problem]:
     if not 0 < rate < math.inf:
         name = "client_learning_rate"
         problems.append(Problem(name, f"Field {name} {_WHERE} greater than 0"))
+    if not problems and (why := _why_masks_stay(merged)) is not None:
+        problems.append(Problem("start_fl_job_threshold", f"{FAILS} With these settings {why}"))
     return problems
+
+
+def _why_masks_stay(merged: Mapping[str, Any]) -> str | None:
+    """Why no sum of the new run could be read, in a job whose devices mask their updates."""
+    if merged.get("encrypt_type") != EncryptType.PW_ENCRYPT:
+        return None
+    numbers = MaskNumbers(
+        merged["start_fl_job_threshold"],
+        merged["update_model_ratio"],
+        merged["share_secrets_ratio"],
+        merged["reconstruct_secrets_threshold"],
+    )
+    return why_impossible(numbers)

@@ -16,8 +16,9 @@ from fl_cluster.config.addresses import without_login
 from fl_cluster.config.combinations import Axis, Outcome, judge
 from fl_cluster.config.document import Entry
 from fl_cluster.config.keys import BLOCKS, KEYS
-from fl_cluster.config.not_yet import missing_feature
+from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
 from fl_cluster.config.problems import SettingProblem
+from fl_cluster.config.ring import find_impossible
 from fl_cluster.config.rules import FAILED, INT64_MAX, OneServerMode, Readable, Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
@@ -67,6 +68,8 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
     if role is Role.SERVER:
         _settle_combination(checked)
         _check_masking(checked)
+        if not checked.problems and (impossible := find_impossible(checked.values, file)):
+            checked.ours.append(impossible)
     _check_name(checked)
     checked.problems += checked.ours
     return checked
@@ -193,6 +196,8 @@ class _Check:
             except ValueError:
                 return ""
             shown = str(int(number)) if kind is Kind.INT and number.is_integer() else str(number)
+            if "e" in shown and "." not in shown:
+                shown = shown.replace("e", ".0e")  # without a point it is text again
             return f"to YAML this is text; write {shown}"
         return ""
 
@@ -237,8 +242,6 @@ def _check_name(checked: Checked) -> None:
 def _settle_combination(checked: Checked) -> None:
     """What does not go together is refused with its reason, or changed where the original does."""
     values = checked.values
-    if any(missing_feature(axis, values[axis]) for axis in Axis):
-        return  # refused for that
     judgement = judge({axis: str(values[axis]) for axis in Axis})
     for row in judgement.rows:
         what = " with ".join(f"'{axis}' {values[axis]}" for axis in row.when)
@@ -259,22 +262,24 @@ def _settle_combination(checked: Checked) -> None:
 
 
 def _check_masking(checked: Checked) -> None:
-    """With fewer sharers than can rebuild the masks, no masked round could ever end well."""
+    """With too few devices to rebuild the masks, no masked round could ever end well."""
     values = checked.values
     if values["encrypt.encrypt_type"] != "PW_ENCRYPT" or checked.problems:
         return
-    cohort = single(float(values["round.start_fl_job_threshold"]))
-    ratio = float(values["encrypt.pw_encrypt.share_secrets_ratio"])
-    goal = math.ceil(single(cohort * float(values["round.update_model_ratio"])))
-    sharers = int(values["round.start_fl_job_threshold"])
-    for _step in ("exchange", "get", "share"):
-        sharers = max(math.ceil(single(single(float(sharers)) * ratio)), goal)
     path = "encrypt.pw_encrypt.reconstruct_secrets_threshold"
     threshold = int(values[path])
-    if sharers < threshold + 1:
+    numbers = MaskNumbers(
+        int(values["round.start_fl_job_threshold"]),
+        float(values["round.update_model_ratio"]),
+        float(values["encrypt.pw_encrypt.share_secrets_ratio"]),
+        threshold,
+    )
+    why = why_impossible(numbers)
+    if why is not None:
+        goal = math.ceil(single(single(float(numbers.cohort_size)) * numbers.report_ratio))
         message = (
-            f"cipher init fail. The parameter '{path}' is {threshold}, but only {sharers} devices "
-            f"share secrets and at least {threshold + 1} must, yaml config file: {checked.file}"
+            f"{FAILS} The parameter '{path}' is {threshold}, but {why}, "
+            f"yaml config file: {checked.file}"
         )
         checked.problems.append(
             SettingProblem(
@@ -282,6 +287,6 @@ def _check_masking(checked: Checked) -> None:
                 message,
                 file=checked.file,
                 found=str(threshold),
-                allowed=f"at most {max(sharers - 1, 0)} with this round section",
+                allowed=f"at most {max(goal - 1, 0)} with this round section",
             )
         )

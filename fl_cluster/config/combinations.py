@@ -18,12 +18,10 @@ from fl_cluster.config.schema import (
     DownloadCompression,
     EncryptType,
     EvalType,
+    NoiseKind,
     ServerMode,
     UploadCompression,
 )
-
-SECURE_AGGREGATION: Final = "SECURE_AGGREGATION"
-"""Masks over the integers, for devices of this project."""
 
 
 class Axis(StrEnum):
@@ -35,15 +33,17 @@ class Axis(StrEnum):
     DOWNLOAD = "compression.download_compress_type"
     AGGREGATION = "aggregation.aggregation_type"
     EVALUATION = "unsupervised.eval_type"
+    NOISE = "privacy.noise"
 
 
 VALUES: Final[Mapping[Axis, tuple[str, ...]]] = {
     Axis.MODE: tuple(ServerMode),
-    Axis.ENCRYPT: tuple(dict.fromkeys((*EncryptType, SECURE_AGGREGATION))),
+    Axis.ENCRYPT: tuple(EncryptType),
     Axis.UPLOAD: tuple(UploadCompression),
     Axis.DOWNLOAD: tuple(DownloadCompression),
     Axis.AGGREGATION: tuple(AggregationType),
     Axis.EVALUATION: tuple(EvalType),
+    Axis.NOISE: tuple(NoiseKind),
 }
 
 
@@ -89,12 +89,13 @@ class Judgement:
         return {axis: value for row in self.rows for axis, value in row.forced.items()}
 
 
-_MASKED = (EncryptType.PW_ENCRYPT, EncryptType.STABLE_PW_ENCRYPT, SECURE_AGGREGATION)
+_MASKED = (EncryptType.PW_ENCRYPT, EncryptType.STABLE_PW_ENCRYPT, EncryptType.SECURE_AGGREGATION)
 _DEVICES = (ServerMode.FEDERATED_LEARNING, ServerMode.HYBRID_TRAINING)
 _SILOS = (ServerMode.CLOUD_TRAINING,)
 _SPARSE = (UploadCompression.DIFF_SPARSE_QUANT,)
 _QUANT = (DownloadCompression.QUANT,)
 _SCORES = tuple(value for value in EvalType if value is not EvalType.NOT_EVAL)
+_CENTRAL = (NoiseKind.CENTRAL,)
 _UPLOAD_PLAIN: Final = {Axis.UPLOAD: UploadCompression.NO_COMPRESS}
 
 ROWS: Final = (
@@ -110,7 +111,7 @@ ROWS: Final = (
     ),
     Row(
         {
-            Axis.ENCRYPT: (EncryptType.STABLE_PW_ENCRYPT, SECURE_AGGREGATION),
+            Axis.ENCRYPT: (EncryptType.STABLE_PW_ENCRYPT, EncryptType.SECURE_AGGREGATION),
             Axis.UPLOAD: _SPARSE,
         },
         Outcome.REFUSED,
@@ -125,7 +126,7 @@ ROWS: Final = (
     ),
     Row(
         {
-            Axis.ENCRYPT: (EncryptType.PW_ENCRYPT, SECURE_AGGREGATION),
+            Axis.ENCRYPT: (EncryptType.PW_ENCRYPT, EncryptType.SECURE_AGGREGATION),
             Axis.MODE: _SILOS,
         },
         Outcome.REFUSED,
@@ -174,7 +175,7 @@ ROWS: Final = (
         "FedAvg or FedProx",
     ),
     Row(
-        {Axis.EVALUATION: _SCORES, Axis.ENCRYPT: (SECURE_AGGREGATION,)},
+        {Axis.EVALUATION: _SCORES, Axis.ENCRYPT: (EncryptType.SECURE_AGGREGATION,)},
         Outcome.REFUSED,
         "evaluation data of each device would reach the servers in the clear",
         "NOT_EVAL",
@@ -192,6 +193,40 @@ ROWS: Final = (
         Outcome.WARNED,
         "evaluation data of each device reach the servers in the clear",
         "NOT_EVAL if they say too much",
+    ),
+    Row(
+        {Axis.NOISE: _CENTRAL, Axis.ENCRYPT: _MASKED},
+        Outcome.REFUSED,
+        "servers cannot clip what they cannot read, and without clipping noise protects nobody",
+        "NOT_ENCRYPT with central, or none",
+    ),
+    Row(
+        {Axis.NOISE: _CENTRAL, Axis.ENCRYPT: (EncryptType.DP_ENCRYPT,)},
+        Outcome.REFUSED,
+        "the noise of the devices makes every update so long that clipping cuts it to noise, and "
+        "one ledger cannot say what two kinds of noise protect from whom",
+        "NOT_ENCRYPT with central, or none",
+    ),
+    Row(
+        {Axis.NOISE: _CENTRAL, Axis.ENCRYPT: (EncryptType.SIGNDS,)},
+        Outcome.REFUSED,
+        "signs are steps of one size already, and their cost is not one of a clipped sum",
+        "NOT_ENCRYPT with central, or none",
+    ),
+    Row(
+        {
+            Axis.NOISE: _CENTRAL,
+            Axis.AGGREGATION: (AggregationType.SCAFFOLD, AggregationType.FED_NOVA),
+        },
+        Outcome.REFUSED,
+        "control values and step counts are no weights, so the clip norm bounds neither",
+        "FedAvg or FedProx",
+    ),
+    Row(
+        {Axis.NOISE: _CENTRAL, Axis.EVALUATION: _SCORES},
+        Outcome.WARNED,
+        "the score is made of the devices' data without noise, and the ledger does not count it",
+        "NOT_EVAL if it says too much",
     ),
 )
 
@@ -227,9 +262,9 @@ def as_markdown() -> str:
     """The table for the documentation: encryption against everything else, then the reasons."""
     others = [
         (axis, value)
-        for axis in (Axis.MODE, Axis.UPLOAD, Axis.DOWNLOAD, Axis.AGGREGATION, Axis.EVALUATION)
+        for axis in Axis
         for value in VALUES[axis]
-        if axis is Axis.MODE or value != VALUES[axis][0]
+        if axis is Axis.MODE or (axis is not Axis.ENCRYPT and value != VALUES[axis][0])
     ]
     lines = [
         "| with | " + " | ".join(VALUES[Axis.ENCRYPT]) + " |",

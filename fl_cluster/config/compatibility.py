@@ -18,7 +18,6 @@ from fl_cluster.config.addresses import without_login
 from fl_cluster.config.document import Document, Entry, parse, read_text
 from fl_cluster.config.keys import KEYS, SECTIONS
 from fl_cluster.config.load import load, why_ignored
-from fl_cluster.config.not_yet import missing_feature
 from fl_cluster.config.overrides import variable_of
 from fl_cluster.config.rules import Value
 from fl_cluster.config.schema import Role
@@ -39,7 +38,6 @@ class Standing(StrEnum):
     DIFFERENT = "different"
     IGNORED = "ignored"
     """No such key is known, here as there."""
-    MISSING = "not supported yet"
     REFUSED = "refused"
 
 
@@ -129,9 +127,11 @@ DIFFERENCES: Mapping[str, Difference] = {
 }
 """Key -> what it does here that it does not do there."""
 
+_NEW_SECTIONS = ("cluster.", "privacy.", "encrypt.secure_aggregation.")
+
 NEW = frozenset(
     {"distributed_cache.username", "distributed_cache.password"}
-    | {path for path in KEYS if path.startswith("cluster.")}
+    | {path for path in KEYS if path.startswith(_NEW_SECTIONS)}
 )
 
 
@@ -220,10 +220,6 @@ def _finding(
     path: str, entry: Entry, document: Document, role: Role, problems: Mapping[str, Problem]
 ) -> Finding:
     shown = _shown(path, entry)
-    feature = missing_feature(path, entry.value)
-    if feature is not None:
-        why = f"it asks for {feature.feature}; until then: {feature.instead}"
-        return Finding(path, Standing.MISSING, why, shown, entry.line)
     if path in problems:
         why = _sentence(problems[path], document)
         return Finding(path, Standing.REFUSED, why, shown, entry.line)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fl_cluster.config import schema
 from fl_cluster.config.addresses import parse_address, parse_networks
-from fl_cluster.config.rules import Between, OneOf, Readable
+from fl_cluster.config.rules import Above, Between, OneOf, Readable
 from fl_cluster.config.tables import Block, Key, Kind
 
-STR, INT, BOOL = Kind.STR, Kind.INT, Kind.BOOL
+STR, INT, FLOAT, BOOL = Kind.STR, Kind.INT, Kind.FLOAT, Kind.BOOL
 
 ADDRESS_FORM = "ip:port, name:port or [ipv6]:port"
 
@@ -48,7 +48,8 @@ CLUSTER = Block(
             (
                 "How long a request for a model that is not there yet is held open instead of "
                 "being refused, and up to 2 s more while that model is being made: saves polling. "
-                "0 turns it off. Devices of the original give up after 25 s."
+                "0 turns it off. Devices of the original give up after 25 s. In a round of "
+                "PW_ENCRYPT, whose devices wait for each other, at least 20 s unless it is 0."
             ),
             default=200,
             rule=Between(0, 25_000),
@@ -214,6 +215,128 @@ CLUSTER = Block(
             "Lines for people (text) or for machines (json).",
             default="text",
             rule=OneOf(schema.LogFormat),
+        ),
+    ),
+)
+
+RING = Block(
+    name="encrypt.secure_aggregation",
+    meaning="Secure aggregation with masks over the integers, for devices of this project.",
+    is_closed=True,
+    applies=lambda values: values["encrypt.encrypt_type"] == schema.EncryptType.SECURE_AGGREGATION,
+    applies_when="encrypt_type is SECURE_AGGREGATION",
+    keys=(
+        Key(
+            "corrupt_ratio",
+            FLOAT,
+            "corrupt",
+            (
+                "Share of a round's devices that may tell the servers everything they know "
+                "without an update of the others being exposed."
+            ),
+            default=0.05,
+            rule=Between(0.0, 1.0, high_open=True),
+        ),
+        Key(
+            "dropout_ratio",
+            FLOAT,
+            "dropout",
+            (
+                "Share of a round's devices that may vanish once keys are exchanged without the "
+                "round being lost; the more, the more neighbours each device needs."
+            ),
+            default=0.2,
+            rule=Between(0.0, 1.0, high_open=True),
+        ),
+        Key(
+            "least_devices",
+            INT,
+            "least_devices",
+            (
+                "How many updates must be in a sum before devices help to read it; devices of "
+                "this project insist on at least 3."
+            ),
+            default=3,
+            rule=Between(2, 1_000_000_000),
+        ),
+        Key(
+            "step_window_ms",
+            INT,
+            "window_ms",
+            (
+                "Milliseconds that each step of the exchange may take from its first message on "
+                "before the round is given up; the first step waits for the cohort too."
+            ),
+            default=300_000,
+            rule=Between(1, 9_223_372_036_854_775_807),
+        ),
+    ),
+)
+
+NOISE = Block(
+    name="privacy",
+    meaning="Central differential privacy, and what the noise of a job may cost in all.",
+    is_closed=True,
+    keys=(
+        Key(
+            "noise",
+            STR,
+            "kind",
+            (
+                "Who adds noise to the sum of a round: nobody, or the servers (central), which "
+                "then clip each update first and count every device alike, whatever its data "
+                "size: a weight that a device chooses itself would have no bound."
+            ),
+            default="none",
+            rule=OneOf(schema.NoiseKind),
+        ),
+        Key(
+            "clip_norm",
+            FLOAT,
+            "clip_norm",
+            (
+                "L2 norm to which the difference of each update from the model that its round "
+                "started from is cut, over all aggregated tensors together."
+            ),
+            default=1.0,
+            rule=Above(0.0),
+            example="0.5",
+        ),
+        Key(
+            "noise_multiplier",
+            FLOAT,
+            "noise_multiplier",
+            (
+                "Standard deviation of the noise in the sum, over clip_norm; "
+                "`fl-cluster privacy plan` says what it comes to."
+            ),
+            default=1.0,
+            rule=Above(0.0),
+            example="1.1",
+        ),
+        Key(
+            "epsilon_budget",
+            FLOAT,
+            "epsilon_budget",
+            (
+                "What the noise of the job, the servers' or with DP_ENCRYPT the devices', may "
+                "cost in all; the job ends before the round that would exceed it. 0: no limit."
+            ),
+            default=0.0,
+            rule=Between(0.0, 1e9),
+            example="8.0",
+        ),
+        Key(
+            "delta",
+            FLOAT,
+            "delta",
+            (
+                "The delta at which the cost is told and compared with the budget; far below "
+                "one over the number of people whose data are used."
+            ),
+            default=1e-5,
+            rule=Between(0.0, 1.0, low_open=True, high_open=True),
+            example="1.0e-6",
         ),
     ),
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fl_cluster.config import legacy
-from fl_cluster.config.extension import CLUSTER
+from fl_cluster.config.extension import CLUSTER, NOISE, RING
 from fl_cluster.config.tables import Block, Key
 
-BLOCKS = (*legacy.BLOCKS, CLUSTER)
+BLOCKS = (*legacy.BLOCKS, RING, NOISE, CLUSTER)
 
 KEYS: Mapping[str, Key] = {block.path(key): key for block in BLOCKS for key in block.keys}
 """Dotted name -> key."""

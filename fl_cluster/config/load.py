@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal, overload
 
 from fl_cluster.config.build import build_job, build_settings
-from fl_cluster.config.check import Checked, check
-from fl_cluster.config.document import Document, Entry, parse, read_text
+from fl_cluster.config.check import check
+from fl_cluster.config.document import Document, parse, read_text
 from fl_cluster.config.keys import KEYS, SECTIONS
 from fl_cluster.config.layout import has_emptied_section, home_of, restore_sections
 from fl_cluster.config.legacy import ELSEWHERE
-from fl_cluster.config.not_yet import missing_features
 from fl_cluster.config.overrides import Overrides, gather
 from fl_cluster.config.problems import SettingProblem, nearest
 from fl_cluster.config.schema import JobSettings, Role, Settings
@@ -82,7 +81,6 @@ def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
         *document.problems,
         *over.problems,
         *_unknown_in_closed_sections(document),
-        *_features_that_are_missing(checked, entries),
     ]
     if problems:
         raise ConfigError(tuple(dict.fromkeys(problems)))
@@ -90,18 +88,6 @@ def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
     if role is Role.SERVER:
         return build_settings(checked.values, document.file, warnings)
     return build_job(checked.values, document.file, warnings)
-
-
-def _features_that_are_missing(
-    checked: Checked, entries: Mapping[str, Entry]
-) -> Iterator[SettingProblem]:
-    for refusal in missing_features(checked.values):
-        yield SettingProblem(
-            refusal.key,
-            f"{refusal.sentence}, yaml config file: {checked.file}",
-            file=checked.file,
-            origin=entries[refusal.key].origin,
-        )
 
 
 def _unknown_in_closed_sections(document: Document) -> Iterator[SettingProblem]:

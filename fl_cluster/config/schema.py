@@ -56,6 +56,14 @@ class EncryptType(StrEnum):
     STABLE_PW_ENCRYPT = "STABLE_PW_ENCRYPT"
     DP_ENCRYPT = "DP_ENCRYPT"
     SIGNDS = "SIGNDS"
+    SECURE_AGGREGATION = "SECURE_AGGREGATION"
+
+
+class NoiseKind(StrEnum):
+    """Who adds noise to the sum of a round."""
+
+    NONE = "none"
+    CENTRAL = "central"
 
 
 class UploadCompression(StrEnum):
@@ -213,6 +221,16 @@ class MaskingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RingSettings:
+    """Secure aggregation with masks over the integers, for devices of this project."""
+
+    corrupt: float
+    dropout: float
+    least_devices: int
+    window_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacySettings:
     """Differential privacy: noise that devices add."""
 
@@ -233,11 +251,24 @@ class SignSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSettings:
+    """Differential privacy: noise that servers add, and what any noise may cost."""
+
+    kind: NoiseKind
+    clip_norm: float
+    noise_multiplier: float
+    epsilon_budget: float
+    """0: there is none."""
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncryptSettings:
     """How updates are hidden; the parts that do not belong to `kind` hold their defaults."""
 
     kind: EncryptType
     masking: MaskingSettings
+    ring: RingSettings
     privacy: PrivacySettings
     signs: SignSettings
 
@@ -298,6 +329,7 @@ class Settings(JobSettings):
     summary: SummarySettings
     unsupervised: UnsupervisedSettings
     encrypt: EncryptSettings
+    noise: NoiseSettings
     compression: CompressionSettings
     verify: VerifySettings
     device: DeviceSettings

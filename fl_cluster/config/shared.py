@@ -15,7 +15,9 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from fl_cluster.config.schema import Settings
+from fl_cluster.config import protection
+from fl_cluster.config.protection import Protection
+from fl_cluster.config.schema import RingSettings, Settings
 
 T = TypeVar("T")
 
@@ -54,17 +56,27 @@ _PLACES: Mapping[str, str] = {
 
 _UNSHOWN: Mapping[str, str] = {
     "cluster.pw_mask_layout": "cluster.mask_layout",
+    "encrypt.secure_aggregation.corrupt_ratio": "encrypt.ring.corrupt",
+    "encrypt.secure_aggregation.dropout_ratio": "encrypt.ring.dropout",
+    "encrypt.secure_aggregation.least_devices": "encrypt.ring.least_devices",
+    "encrypt.secure_aggregation.step_window_ms": "encrypt.ring.window_ms",
     "server_mode": "server_mode",
     "unsupervised.cluster_client_num": "unsupervised.sample_count",
     "unsupervised.eval_type": "unsupervised.eval_type",
+    **protection.APART,
 }
 """The same for what management clients do not know."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "cluster.pw_mask_layout": "restart",
+    "encrypt.secure_aggregation.corrupt_ratio": 0.05,
+    "encrypt.secure_aggregation.dropout_ratio": 0.2,
+    "encrypt.secure_aggregation.least_devices": 3,
+    "encrypt.secure_aggregation.step_window_ms": 300_000,
     "server_mode": "FEDERATED_LEARNING",
     "unsupervised.cluster_client_num": 0,
     "unsupervised.eval_type": "NOT_EVAL",
+    **protection.DEFAULTS,
 }
 _CONSTANTS = {"secure_aggregation": False}
 _APART = "cluster"
@@ -103,6 +115,9 @@ class SharedParameters:
     """How many shares rebuild a secret of a masked round."""
     step_window_ms: int
     """How long a step of a masked round waits for devices."""
+    ring: RingSettings
+    """Of SECURE_AGGREGATION."""
+    protection: Protection
 
     @classmethod
     def of(cls, settings: Settings) -> SharedParameters:
@@ -142,6 +157,13 @@ class SharedParameters:
             share_ratio=values.get("share_secrets_ratio", 1.0),
             reconstruct_threshold=values.get("reconstruct_secrets_threshold", 1),
             step_window_ms=values.get("cipher_time_window", 1),
+            ring=RingSettings(
+                corrupt=apart["encrypt.secure_aggregation.corrupt_ratio"],
+                dropout=apart["encrypt.secure_aggregation.dropout_ratio"],
+                least_devices=apart["encrypt.secure_aggregation.least_devices"],
+                window_ms=apart["encrypt.secure_aggregation.step_window_ms"],
+            ),
+            protection=Protection.parse(values, apart),
         )
 
     @property

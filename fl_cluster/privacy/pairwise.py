@@ -10,7 +10,7 @@ Random numbers are taken in the order in which the published device takes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -125,10 +125,14 @@ def mask(
     upload arrives.
     """
     me = (device, keys.public)
-    masks = [pair_mask(me, keys.mask.private, peer, count) for peer in peers.items()]
-    if seed is not None:
-        masks.append((1, keystream_floats(seed, keys.own_vector, count)))
-    return add_masks(count, masks)
+
+    def one_by_one() -> Iterator[tuple[int, Floats]]:
+        for peer in peers.items():
+            yield pair_mask(me, keys.mask.private, peer, count)
+        if seed is not None:
+            yield 1, keystream_floats(seed, keys.own_vector, count)
+
+    return add_masks(count, one_by_one())
 
 
 def answer(

@@ -17,6 +17,9 @@ SECRET_BYTES: Final = 32
 PRIME: Final = 2**256 + 297
 """The smallest prime above every secret: the field of jobs that need not follow a server's."""
 
+ANNOUNCED_PRIME: Final = 2**264 - 275
+"""The largest prime of 33 bytes: the field that servers announce to existing devices."""
+
 MOST_PRIME_BYTES: Final = 127
 """Published devices write a share's length into one byte with a sign."""
 

@@ -22,8 +22,10 @@ FAILURES = {
     Reason.SELECT_WINDOW: f"Round startFLJob timeout! {INVALID}",
     Reason.REPORT_WINDOW: f"Round updateModel timeout! {INVALID}",
     Reason.ROUND_WINDOW: f"Global timer timeout! {INVALID}",
+    Reason.EXCHANGE_WINDOW: f"Cipher round timeout! {INVALID}",
     Reason.UNMASK_FAILED: "Failed to unmask, current iteration: {number}",
     Reason.AGGREGATE_FAILED: "Weight aggregation failed, current iteration: {number}",
+    Reason.BUDGET_SPENT: "The privacy budget is spent, current iteration: {number}",
     Reason.RETRAINED_UNFIT: "Weight aggregation failed, current iteration: {number}",
     Reason.JOB_DISABLED: "Disable instance",
     Reason.STORE_LOST: (

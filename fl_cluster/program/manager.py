@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from fl_cluster.app import worker as parts
-from fl_cluster.config.schema import EncryptType, ServerMode, Settings
+from fl_cluster.config.schema import ServerMode, Settings
 from fl_cluster.errors import FlClusterError
 from fl_cluster.program import mindspore_parts
 from fl_cluster.program.arguments import check_positive_int, check_sync_type, check_tuning
@@ -42,11 +42,6 @@ from fl_cluster.worker.training import CloudTraining, HybridTraining, Peers, Rhy
 logger = logging.getLogger(__name__)
 
 Rate = float | Callable[[], float]
-
-MASKED = (
-    "STABLE_PW_ENCRYPT is not available for cross-silo workers yet; set encrypt.encrypt_type to"
-    " NOT_ENCRYPT"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +243,6 @@ def _check_cloud(settings: Settings) -> None:
         raise ValueError(f"aggregation_type must be in {SUPPORT_AGG_TYPES}, but got {method}.")
     if kind not in SUPPORT_ENC_TYPES_CLOUD:
         raise ValueError(f"encrypt_mode must be in {SUPPORT_ENC_TYPES_CLOUD}, but got {kind}.")
-    if kind is EncryptType.STABLE_PW_ENCRYPT:
-        raise RuntimeError(MASKED)
 
 
 def _original_arguments(run_context: Any) -> object:

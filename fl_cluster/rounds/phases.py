@@ -61,6 +61,8 @@ class Reason(StrEnum):
     UNMASK_FAILED = "unmask_failed"
     """What devices revealed does not take the masks off the sum."""
     AGGREGATE_FAILED = "aggregate_failed"
+    BUDGET_SPENT = "budget_spent"
+    """Its noise would have cost more than what is left of the privacy budget."""
     RETRAINED_UNFIT = "retrained_unfit"
     """What the worker handed in holds NaN or infinity."""
     JOB_DISABLED = "job_disabled"

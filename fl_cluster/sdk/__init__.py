@@ -5,10 +5,11 @@ Needs NumPy, aiohttp and msgpack, and nothing of the server side.
 
 from fl_cluster.sdk.client import FederatedDevice, JobResult, run
 from fl_cluster.sdk.identity import DeviceIdentity
-from fl_cluster.sdk.life import RoundOutcome, ServersUnreachable
+from fl_cluster.sdk.life import ServersUnreachable
 from fl_cluster.sdk.tls import tls_context
 from fl_cluster.sdk.training import RoundPlan, TrainResult
 from fl_cluster.sdk.transport import open_session
+from fl_cluster.sdk.work import RoundOutcome
 
 __all__ = [
     "DeviceIdentity",

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import time
 
-from fl_cluster.sdk.participation import Refused
+from fl_cluster.sdk.participation import NotReady, Refused
 from fl_cluster.sdk.training import RoundPlan, Weights
 from fl_cluster.sdk.transport import Answer, NoAnswer, Reply
 from fl_cluster.wire.messages import FeatureMap, FLPlan, ResponseFLJob, ResponseGetModel
+
+DEFAULT_RETRY_MS = 200
+"""When to ask again for what is not ready, if the server does not say."""
 
 
 def now_ms() -> int:
@@ -23,6 +26,12 @@ def now_ms() -> int:
 def refused(answer: Answer[Reply], rounds_total: int = 0) -> Refused:
     """The event that this refusal is."""
     return Refused(answer.verdict, answer.retry_after_ms, answer.reason, now_ms(), rounds_total)
+
+
+def not_ready(answer: Answer[Reply]) -> NotReady:
+    """The event that this answer is, which says to ask again."""
+    retry_after_ms = answer.retry_after_ms
+    return NotReady(DEFAULT_RETRY_MS if retry_after_ms is None else retry_after_ms, now_ms())
 
 
 def plan_of(number: int, plan: FLPlan) -> RoundPlan:

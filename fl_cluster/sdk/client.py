@@ -27,11 +27,12 @@ import aiohttp
 from fl_cluster.errors import CallerProtocolError
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.join_line import parse_join_line
-from fl_cluster.sdk.life import Life, RoundCallback, RoundOutcome, Work
+from fl_cluster.sdk.life import Life
 from fl_cluster.sdk.participation import Rules
 from fl_cluster.sdk.retry import Backoff, Servers
 from fl_cluster.sdk.training import EvaluateFunction, TrainFunction, Weights, writable
 from fl_cluster.sdk.transport import Access, Limits, Transport, open_session
+from fl_cluster.sdk.work import RoundCallback, RoundOutcome, Work
 from fl_cluster.wire.limits import MAX_DATA_SIZE
 
 P = ParamSpec("P")

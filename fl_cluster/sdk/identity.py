@@ -78,7 +78,7 @@ class DeviceIdentity:
     def check_in_fields(self, timestamp: str) -> dict[str, Any]:
         """What a check-in says beside the rest, to prove who sends it."""
         return {
-            "sign_data": self._sign(f"{self.device_id} {timestamp}".encode()),
+            "sign_data": self.sign(f"{self.device_id} {timestamp}".encode()),
             "key_attestation": self.chain[0],
             "equip_cert": self.chain[1],
             "equip_ca_cert": self.chain[2],
@@ -87,9 +87,10 @@ class DeviceIdentity:
 
     def sign_request(self, timestamp: str, number: int, before: bytes = b"") -> bytes:
         """The signature of a later request in the round; some sign keys `before` the time."""
-        return self._sign(before + f"{timestamp}{number}".encode())
+        return self.sign(before + f"{timestamp}{number}".encode())
 
-    def _sign(self, text: bytes) -> bytes:
+    def sign(self, text: bytes) -> bytes:
+        """The signature of these bytes, whatever they are."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import padding
 
@@ -112,6 +113,15 @@ def _pem(certificate: Certificate) -> str:
     """The text that is sent and hashed: base64 in 64 columns, line feeds, one at the end."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    body = base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+    return pem_text(base64.b64encode(certificate.public_bytes(Encoding.DER)).decode())
+
+
+def pem_text(body: str) -> str:
+    """The same from the base64 of a certificate without line breaks."""
     lines = [body[start : start + LINE] for start in range(0, len(body), LINE)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+def one_line(pem: str) -> str:
+    """The inverse of `pem_text`."""
+    return "".join(pem.split("\n")[1:-2])

@@ -11,24 +11,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError
+from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError, PeerProtocolError
 from fl_cluster.sdk import participation
-from fl_cluster.sdk.answers import model_of, now_ms, plan_of, refused
-from fl_cluster.sdk.identity import DeviceIdentity
-from fl_cluster.sdk.protection import Demand, Protector
+from fl_cluster.sdk.answers import model_of, not_ready, now_ms, plan_of, refused
+from fl_cluster.sdk.exchange import Dialogue, Question, timestamp_now
+from fl_cluster.sdk.protection import Demand, Protector, Tensors
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.training import (
-    EvaluateFunction,
-    RoundPlan,
-    TrainFunction,
     Update,
     Weights,
     checked,
@@ -36,6 +29,7 @@ from fl_cluster.sdk.training import (
     writable,
 )
 from fl_cluster.sdk.transport import Answer, NoAnswer, Reply, Transport
+from fl_cluster.sdk.work import Admission, Attempt, RoundOutcome, Work
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
     RequestFLJob,
@@ -55,8 +49,6 @@ HOLD_MS = 20_000
 """How long a server may hold the request for a model that does not exist yet."""
 NEWEST = -1
 """A round number that no server knows: it answers with its newest model."""
-DEFAULT_RETRY_MS = 200
-"""When a server that has no model yet does not say when to ask again."""
 SIGN_AGAIN = frozenset({"clock_off", "replayed"})
 """Verdicts on a report whose signature is too old, or was seen with other bytes."""
 WARNING_SHARE = 0.1
@@ -69,70 +61,6 @@ class ServersUnreachable(FlClusterError):
     """No server of the cluster has answered for as long as the device was told to be patient."""
 
     exit_code = ExitCode.STORE_UNREACHABLE
-
-
-@dataclass(frozen=True, slots=True)
-class RoundOutcome:
-    """What became of one round that this device trained for."""
-
-    round_number: int
-    rounds_total: int
-    counted: bool
-    """Whether the update is in the round's model."""
-    position: int | None
-    """In which order it was counted, from 1, if the cluster said."""
-    samples: int
-    loss: float
-    accuracy: float
-    metrics: Mapping[str, float]
-    seconds: float
-    """From the check-in until the round's model came."""
-
-
-RoundCallback = Callable[[RoundOutcome, Mapping[str, NDArray[np.float32]]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What the user gave the device to do, and who it is."""
-
-    device_id: str
-    job: str
-    data_size: int
-    train: TrainFunction
-    evaluate: EvaluateFunction | None
-    eval_data_size: int
-    on_round: RoundCallback | None
-    executor: Executor | None
-    """Where training runs; None: the event loop's own threads."""
-    inline: bool
-    """Train on the event loop instead: nothing else happens meanwhile."""
-    identity: DeviceIdentity | None = None
-    """What requests are signed with, for servers that verify devices."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What the last check-in was answered, and when it was sent."""
-
-    plan: RoundPlan
-    demand: Demand
-    began_s: float
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A round that the device trained for, until its model comes."""
-
-    plan: RoundPlan
-    demand: Demand
-    began_s: float
-    update: Update
-    request: RequestUpdateModel
-    body: bytes
-    """The report, encoded: a repeat is the same bytes, unless its signature was refused."""
-    counted: bool = False
-    position: int | None = None
 
 
 @dataclass(slots=True)
@@ -154,6 +82,8 @@ class Life:
     history: list[RoundOutcome] = field(default_factory=list)
     has_warned: bool = False
     """Whether the present trouble has been told to the user."""
+    objected_to: int = 0
+    """The last masked round that the device would not go on with."""
 
     async def run(self) -> participation.Finished:
         """Take part until the job is finished.
@@ -189,10 +119,14 @@ class Life:
             match state:
                 case participation.Offering():
                     return await self._check_in(state)
+                case participation.Preparing():
+                    return await self._prepare(state)
                 case participation.Training():
                     return await self._train()
                 case participation.Reporting():
                     return await self._report(state)
+                case participation.Revealing():
+                    return await self._reveal(state)
                 case participation.Awaiting():
                     return await self._await_model(state)
                 case participation.Closing():
@@ -205,7 +139,7 @@ class Life:
     async def _check_in(self, state: participation.Offering) -> participation.Event:
         held_round = state.standing.held_round
         began_s = time.monotonic()
-        timestamp, identity = _timestamp(), self.work.identity
+        timestamp, identity = timestamp_now(), self.work.identity
         answer = await self._ask(
             "startFLJob",
             RequestFLJob(
@@ -238,16 +172,65 @@ class Life:
             raise NoAnswer("the check-in was accepted without a model")
         plan = plan_of(message.iteration, message.fl_plan_config)
         self._let_go_before(plan.round_number)
-        self.admission = Admission(plan, demand, began_s)
-        return participation.Admitted(plan.round_number, plan.rounds_total, held_round, now_ms())
+        work = self.work
+        exchange = self.protector.exchange(demand, work.device_id, plan, work.identity)
+        self.admission = Admission(plan, demand, began_s, exchange)
+        return participation.Admitted(
+            plan.round_number, plan.rounds_total, held_round, now_ms(), demand.is_masked
+        )
+
+    async def _prepare(self, state: participation.Preparing) -> participation.Event:
+        admission = self._current_admission()
+        assert admission.plan.round_number == state.number, (admission.plan, state)
+        assert admission.exchange is not None, "devices agree on masks in masked rounds only"
+        preparation = admission.exchange.preparation
+        if not state.is_doubting:
+            return await self._step(preparation, state.number)
+        return await self._say_again(preparation.said_before())
+
+    async def _say_again(self, question: Question[Any]) -> participation.Event:
+        """See whether the round still knows what this device said."""
+        answer = await question.put(self.transport)
+        if answer.status == 200 or answer.verdict in question.is_done_when:
+            return participation.Stepped(is_last=False, at_ms=now_ms())
+        return await self._declined(question, answer)
+
+    async def _reveal(self, state: participation.Revealing) -> participation.Event:
+        exchange = self._current_attempt().admission.exchange
+        assert exchange is not None, "there is nothing to reveal in other than masked rounds"
+        return await self._step(exchange.revelation, state.kept.number)
+
+    async def _step(self, dialogue: Dialogue, number: int) -> participation.Event:
+        """Take the next step with the other devices of a masked round."""
+        try:
+            question = await self._in_thread(dialogue.question)
+            answer = await question.put(self.transport)
+            if answer.status == 200 or answer.verdict in question.is_done_when:
+                is_last = await self._in_thread(lambda: dialogue.take(answer.message))
+                return participation.Stepped(is_last, now_ms())
+        except PeerProtocolError as exc:
+            if self.objected_to != number:
+                self.objected_to = number
+                log.warning(
+                    "device %s stays out of round %d from here on: %s",
+                    self.work.device_id,
+                    number,
+                    exc,
+                )
+            return participation.Objected(str(exc), now_ms())
+        return await self._declined(question, answer)
+
+    async def _declined(self, question: Question[Any], answer: Answer[Any]) -> participation.Event:
+        if answer.status == 202:
+            return not_ready(answer)
+        if answer.verdict in SIGN_AGAIN:
+            await self._in_thread(question.renew)
+        return refused(answer)
 
     async def _train(self) -> participation.Event:
-        assert self.admission is not None, "a device trains only after a check-in"
-        admission = self.admission
+        admission = self._current_admission()
         update, request, body = await self._in_thread(lambda: self._make_update(admission))
-        self.attempt = Attempt(
-            admission.plan, admission.demand, admission.began_s, update, request, body
-        )
+        self.attempt = Attempt(admission, update, request, body)
         return participation.Trained()
 
     def _make_update(self, admission: Admission) -> tuple[Update, RequestUpdateModel, bytes]:
@@ -263,20 +246,27 @@ class Life:
             iteration=plan.round_number,
             upload_loss=update.loss,
             upload_accuracy=update.accuracy if accuracy is None else accuracy,
-            **self.protector.fields(
-                admission.demand,
-                update.weights,
-                self.weights,
-                data_size=work.data_size,
-                number=plan.round_number,
-            ),
+            **self._protected(admission, update.weights),
         )
         request = self._signed(request)
         return update, request, packed.encode(request)
 
+    def _protected(self, admission: Admission, trained: Tensors) -> dict[str, Any]:
+        """The fields of a report that carry the update, as the job wants it protected."""
+        data_size, exchange = self.work.data_size, admission.exchange
+        if exchange is not None:
+            return exchange.fields(trained, data_size)
+        return self.protector.fields(
+            admission.demand,
+            trained,
+            self.weights,
+            data_size=data_size,
+            number=admission.plan.round_number,
+        )
+
     def _signed(self, request: RequestUpdateModel) -> RequestUpdateModel:
         """The request as of now, signed if this device proves who it is."""
-        timestamp, identity = _timestamp(), self.work.identity
+        timestamp, identity = timestamp_now(), self.work.identity
         if identity is None:
             return request._replace(timestamp=timestamp)
         signature = identity.sign_request(timestamp, request.iteration)
@@ -315,17 +305,14 @@ class Life:
             RequestGetModel(
                 fl_name=self.work.job,
                 iteration=number,
-                timestamp=_timestamp(),
+                timestamp=timestamp_now(),
                 hold_ms=HOLD_MS,
                 download_compress_types=DOWNLOADS,
             ),
             ResponseGetModel,
         )
         if answer.status == 202:
-            retry_after_ms = answer.retry_after_ms
-            return participation.NotReady(
-                DEFAULT_RETRY_MS if retry_after_ms is None else retry_after_ms, now_ms()
-            )
+            return not_ready(answer)
         if answer.status != 200:
             return refused(answer)
         # Tensors that are not aggregated are part of the check-in's model only: they never change.
@@ -333,7 +320,7 @@ class Life:
         if not came:
             raise NoAnswer("the model came without tensors")
         if self.attempt is not None and not came.keys() - self.weights.keys():
-            self.protector.saw_model(self.attempt.demand, number, self.weights, came)
+            self.protector.saw_model(self.attempt.admission.demand, number, self.weights, came)
         self.weights = {**self.weights, **came}
         self.digest = answer.message.model_digest
         model_round = answer.message.model_round
@@ -348,6 +335,10 @@ class Life:
         if self.work.inline:
             return call()
         return await asyncio.get_running_loop().run_in_executor(self.work.executor, call)
+
+    def _current_admission(self) -> Admission:
+        assert self.admission is not None, "a device works for a round only after a check-in"
+        return self.admission
 
     def _current_attempt(self) -> Attempt:
         assert self.attempt is not None, "a device reports and waits only after training"
@@ -375,7 +366,7 @@ class Life:
             loss=attempt.update.loss,
             accuracy=attempt.update.accuracy,
             metrics=attempt.update.metrics,
-            seconds=time.monotonic() - attempt.began_s,
+            seconds=time.monotonic() - attempt.admission.began_s,
         )
         self.attempt = None
         self.history.append(outcome)
@@ -419,8 +410,3 @@ class Life:
                 self.rules.patience_ms / 1000,
                 event.reason,
             )
-
-
-def _timestamp() -> str:
-    """Now, as the protocol writes it: milliseconds since the epoch, in decimal."""
-    return str(int(time.time() * 1000))

@@ -5,12 +5,16 @@
         +-----------------------+-----------+---> Closing -> Finished
         +-----------------------+-----------+---> Unreachable | Rejected
 
+    Offering -> Preparing.. -> Training -> Reporting -> Revealing.. -> Awaiting      (masked)
+
 The state is the to-do list: each names one thing to do (`Training` trains, the others ask a
 server), and `step` says what the outcome of that leads to.
 Invariants, each a property test:
 - what was asked in vain is asked again only after a rest;
 - a finished job ends every life; servers that stay silent end it when patience does;
-- a report that got no answer is repeated, never made anew: the update stays the same bytes.
+- a report that got no answer is repeated, never made anew: the update stays the same bytes;
+- a masked update is reported only after all steps before it, and none is taken again in a
+  round: a device that lost its place makes new keys, and the cluster takes them in a new round.
 Not here: how long a rest is (retry.py), what is sent and to whom (client.py, transport.py).
 """
 
@@ -69,6 +73,8 @@ class Kept:
     number: int
     trust_ms: int
     """How long to believe `not_ready` next time; doubles, since asking costs an upload."""
+    is_masked: bool = False
+    """Whether shares have to be revealed before the round can end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +95,24 @@ class Offering(Asking):
     kept: Kept | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparing(Asking):
+    """Agree with the other devices on masks for the round, one step after the other."""
+
+    number: int
+    since_ms: int
+    """When the step before was taken, or last known to be."""
+    is_doubting: bool = False
+    """Whether to say first once more what was said last, to see whether the round knows it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """Train on the model of the round, and make the update."""
 
     standing: Standing
     number: int
+    is_masked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +120,15 @@ class Reporting(Asking):
     """Report the update that was made for this round."""
 
     kept: Kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revealing(Asking):
+    """Give the shares that take the masks off the sum, one step after the other."""
+
+    kept: Kept
+    since_ms: int
+    """When the step before was taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +168,7 @@ class Rejected:
     reason: str
 
 
-Question = Offering | Reporting | Awaiting | Closing
+Question = Offering | Preparing | Reporting | Revealing | Awaiting | Closing
 Over = Finished | Unreachable | Rejected
 State = Question | Training | Over
 
@@ -155,6 +182,24 @@ class Admitted:
     number: int
     rounds_total: int
     held_round: int
+    at_ms: int
+    is_masked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One step with the other devices of a masked round is taken."""
+
+    is_last: bool
+    """Whether it was the last one before the update, or the last one after it."""
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Objected:
+    """What the others are said to have sent is not safe to go on with in this round."""
+
+    reason: str
     at_ms: int
 
 
@@ -180,7 +225,7 @@ class ModelCame:
 
 @dataclass(frozen=True, slots=True)
 class NotReady:
-    """The model does not exist yet."""
+    """What was asked for does not exist yet: a model, or what other devices have to say first."""
 
     retry_after_ms: int
     at_ms: int
@@ -207,16 +252,20 @@ class Fault:
     retry_after_ms: int | None = None
 
 
-Event = Admitted | Trained | Counted | ModelCame | NotReady | Refused | Fault
+Event = Admitted | Stepped | Objected | Trained | Counted | ModelCame | NotReady | Refused | Fault
 
 JOB_FINISHED = "job_finished"
 UNAVAILABLE = "unavailable"
 COHORT_FULL = "cohort_full"
 """Nothing is wrong: the device comes again in the server's rhythm, however often."""
-ROUND_IS_OVER = frozenset({"stale_round", "not_in_cohort", "not_attested"})
+ROUND_IS_OVER = frozenset({"stale_round", "not_in_cohort", "not_attested", "unprepared"})
 """Verdicts on a report after which only a new check-in helps."""
 ROUND_HAS_ENOUGH = frozenset({"enough", "duplicate"})
 """Verdicts on a report after which the round's model comes without this update."""
+NO_PLACE = ROUND_IS_OVER | ROUND_HAS_ENOUGH | {"invalid"}
+"""Verdicts on a step of a masked round after which the round goes on without this device."""
+SIT_OUT_MS = 5_000
+"""When a device that objected looks whether another round has begun."""
 
 
 def begin() -> Offering:
@@ -230,8 +279,9 @@ def step(state: State, event: Event, rules: Rules) -> State:
         case Training():
             if not isinstance(event, Trained):
                 raise _impossible(state, event)
-            return Reporting(standing=state.standing, kept=Kept(state.number, rules.trust_ms))
-        case Offering() | Reporting() | Awaiting() | Closing():
+            kept = Kept(state.number, rules.trust_ms, state.is_masked)
+            return Reporting(standing=state.standing, kept=kept)
+        case Offering() | Preparing() | Reporting() | Revealing() | Awaiting() | Closing():
             match event:
                 case Fault():
                     return _after_trouble(state, event, rules)
@@ -239,6 +289,10 @@ def step(state: State, event: Event, rules: Rules) -> State:
                     return _after_trouble(state, event, rules)
                 case Refused():
                     return _after_refusal(state, event)
+                case Stepped() | Objected():
+                    return _after_step(state, event)
+                case NotReady():
+                    return _while_not_ready(state, event, rules)
                 case _:
                     return _after_success(state, event)
         case Finished() | Unreachable() | Rejected():
@@ -251,10 +305,7 @@ def _impossible(state: State, event: Event) -> AssertionError:
     return AssertionError(f"{event} cannot happen to a device in {state}")
 
 
-def _after_success(
-    state: Question,
-    event: Admitted | Trained | Counted | ModelCame | NotReady,
-) -> State:
+def _after_success(state: Question, event: Admitted | Trained | Counted | ModelCame) -> State:
     match state, event:
         case Offering(), Admitted():
             standing = Standing(event.held_round, event.rounds_total)
@@ -262,22 +313,52 @@ def _after_success(
             same = kept is not None and kept.number == event.number
             if kept is not None and same and event.held_round == state.standing.held_round:
                 return Reporting(standing=standing, kept=kept)
+            if event.is_masked:
+                return Preparing(standing=standing, number=event.number, since_ms=event.at_ms)
             return Training(standing, event.number)
         case Reporting(), Counted():
-            return Awaiting(standing=state.standing, kept=state.kept, since_ms=event.at_ms)
+            following = Revealing if state.kept.is_masked else Awaiting
+            return following(standing=state.standing, kept=state.kept, since_ms=event.at_ms)
         case Awaiting(), ModelCame():
             standing = replace(state.standing, held_round=event.held_round)
             over = state.kept.number >= standing.rounds_total > 0
             return Finished(standing) if over else Offering(standing=standing)
         case Closing(), ModelCame():
             return Finished(replace(state.standing, held_round=event.held_round))
-        case Awaiting(), NotReady():
-            rest = Rest(event.retry_after_ms, 1)
+        case _:
+            raise _impossible(state, event)
+
+
+def _after_step(state: Question, event: Stepped | Objected) -> State:
+    match state, event:
+        case Preparing(), Stepped():
+            if event.is_last:
+                return Training(state.standing, state.number, is_masked=True)
+            return Preparing(standing=state.standing, number=state.number, since_ms=event.at_ms)
+        case Preparing(), Objected():
+            return Offering(standing=state.standing, rest=Rest(SIT_OUT_MS, 1))
+        case Revealing(), Stepped() if not event.is_last:
+            return replace(state, since_ms=event.at_ms, rest=None, trouble_since_ms=None)
+        case Revealing(), _:
+            return Awaiting(standing=state.standing, kept=state.kept, since_ms=event.at_ms)
+        case _:
+            raise _impossible(state, event)
+
+
+def _while_not_ready(state: Question, event: NotReady, rules: Rules) -> State:
+    """Ask again; but make sure at times that the cluster did not begin the round again without
+    the device."""
+    rest = Rest(event.retry_after_ms, 1)
+    match state:
+        case Revealing() | Awaiting():
             if event.at_ms - state.since_ms < state.kept.trust_ms:
                 return replace(state, rest=rest, trouble_since_ms=None)
-            kept = Kept(state.kept.number, 2 * state.kept.trust_ms)
+            kept = replace(state.kept, trust_ms=2 * state.kept.trust_ms)
             return Offering(standing=state.standing, rest=rest, kept=kept)
-        case Closing(), NotReady():
+        case Preparing():
+            is_doubting = event.at_ms - state.since_ms >= rules.trust_ms
+            return replace(state, rest=rest, trouble_since_ms=None, is_doubting=is_doubting)
+        case Closing():
             return _again(state, event.retry_after_ms)
         case _:
             raise _impossible(state, event)
@@ -296,6 +377,11 @@ def _after_refusal(state: Question, event: Refused) -> State:
         return Awaiting(standing=state.standing, kept=state.kept, since_ms=event.at_ms)
     if isinstance(state, Reporting | Awaiting) and event.verdict in ROUND_IS_OVER:
         return Offering(standing=state.standing, rest=Rest(event.retry_after_ms or 0, 1))
+    if event.retry_after_ms is not None and event.verdict in NO_PLACE:
+        if isinstance(state, Preparing):
+            return Offering(standing=state.standing, rest=Rest(event.retry_after_ms, 1))
+        if isinstance(state, Revealing):
+            return Awaiting(standing=state.standing, kept=state.kept, since_ms=event.at_ms)
     if event.retry_after_ms is None:
         return Rejected(_doing(state), event.verdict, event.reason)
     if event.verdict == COHORT_FULL:
@@ -321,8 +407,12 @@ def _doing(state: Question) -> str:
     match state:
         case Offering():
             return "check in"
+        case Preparing():
+            return f"agree on masks for round {state.number}"
         case Reporting():
             return f"report for round {state.kept.number}"
+        case Revealing():
+            return f"reveal shares for round {state.kept.number}"
         case Awaiting():
             return f"fetch the model of round {state.kept.number}"
         case Closing():

@@ -1,4 +1,4 @@
-"""What a job asks of an update before it leaves the device: noise, signs, fewer bytes.
+"""What a job asks of an update before it leaves the device: noise, signs, masks, fewer bytes.
 
 The arithmetic is that of existing devices, so that one cluster serves both.  Whatever a job
 asks for and this device cannot do ends in a fault before anything is sent: an update that is
@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,23 @@ from fl_cluster.wire.messages import (
     DPParams,
     DSParams,
     FeatureMap,
+    PWParams,
     ResponseFLJob,
+    SecureRound,
 )
+
+if TYPE_CHECKING:
+    from fl_cluster.sdk.exchange import Exchange
+    from fl_cluster.sdk.identity import DeviceIdentity
+    from fl_cluster.sdk.training import RoundPlan
 
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, Floats]
 
 PLAIN, NOISE, SIGNS = "NOT_ENCRYPT", "DP_ENCRYPT", "SIGNDS"
+PAIRS, RING = "PW_ENCRYPT", "SECURE_AGGREGATION"
+UNCOMPRESSED = (SIGNS, PAIRS, RING)
+"""The protections whose uploads are never compressed, whatever else the job asks for."""
 SPARSE = 1
 """The compression of uploads, as the wire numbers it."""
 
@@ -44,6 +54,15 @@ class Demand:
     signs: DSParams
     sparse_rate: float | None
     """None: uploads are not compressed."""
+    pairs: PWParams | None = None
+    """The terms of masks between pairs of devices, if the job has such."""
+    ring: SecureRound | None = None
+    """The terms of secure aggregation, if the job has that."""
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether devices have to agree on masks before each update."""
+        return self.kind in (PAIRS, RING)
 
     @classmethod
     def of(cls, answer: ResponseFLJob) -> Demand:
@@ -51,7 +70,7 @@ class Demand:
         plan = answer.fl_plan_config
         cipher = plan.cipher if plan is not None else None
         kind = (cipher.encrypt_type if cipher is not None else None) or PLAIN
-        if kind not in (PLAIN, NOISE, SIGNS):
+        if kind not in (PLAIN, NOISE, SIGNS, PAIRS, RING):
             raise PeerProtocolError(
                 f"the job asks for updates in {kind}, which this device cannot make"
             )
@@ -60,12 +79,14 @@ class Demand:
                 f"the job asks for uploads in compression {answer.upload_compress_type}, which"
                 " this device does not know"
             )
-        is_sparse = answer.upload_compress_type == SPARSE and kind != SIGNS
+        is_sparse = answer.upload_compress_type == SPARSE and kind not in UNCOMPRESSED
         return cls(
             kind,
             (cipher and cipher.dp_params) or DPParams(),
             (cipher and cipher.ds_params) or DSParams(),
             answer.upload_sparse_rate if is_sparse else None,
+            cipher.pw_params if cipher is not None and kind == PAIRS else None,
+            answer.secure if kind == RING else None,
         )
 
 
@@ -90,6 +111,25 @@ class Protector:
     stream: Stream = field(default_factory=_System)
     clip: float | None = None
     """The norm that updates are cut to; it follows the size of the global steps."""
+
+    def exchange(
+        self, demand: Demand, device: str, plan: RoundPlan, identity: DeviceIdentity | None
+    ) -> Exchange | None:
+        """What the device has to agree on with others in this round; None: nothing.
+
+        PeerProtocolError when it should not on the job's terms.
+        """
+        if demand.kind == RING:
+            from fl_cluster.sdk.secure import SecureDevice, SumTerms
+
+            announced = SumTerms.of(demand.ring, plan.job_name, plan.round_number)
+            return SecureDevice(announced, device, self.stream, identity)
+        if demand.kind != PAIRS:
+            return None
+        from fl_cluster.sdk.masking import MaskedRound, MaskTerms
+
+        terms = MaskTerms.of(demand.pairs)
+        return MaskedRound(terms, device, plan.round_number, self.stream, identity)
 
     def fields(
         self, demand: Demand, trained: Tensors, base: Tensors, *, data_size: int, number: int

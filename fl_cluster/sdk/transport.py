@@ -22,13 +22,44 @@ from fl_cluster.sdk.retry import Servers
 from fl_cluster.security.tls_trouble import explain_outgoing
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
+    ReconstructSecret,
+    ResponseClientListSign,
     ResponseCode,
+    ResponseExchangeKeys,
     ResponseFLJob,
     ResponseGetModel,
+    ResponseSecureDelivery,
+    ResponseSecureRoster,
+    ResponseSecureStep,
+    ResponseSecureSurvivors,
+    ResponseSecureTags,
+    ResponseShareSecrets,
     ResponseUpdateModel,
+    ReturnAllClientListSign,
+    ReturnClientList,
+    ReturnExchangeKeys,
+    ReturnShareSecrets,
 )
 
-Reply = TypeVar("Reply", ResponseFLJob, ResponseUpdateModel, ResponseGetModel)
+Reply = TypeVar(
+    "Reply",
+    ResponseFLJob,
+    ResponseUpdateModel,
+    ResponseGetModel,
+    ResponseExchangeKeys,
+    ReturnExchangeKeys,
+    ResponseShareSecrets,
+    ReturnShareSecrets,
+    ReturnClientList,
+    ResponseClientListSign,
+    ReturnAllClientListSign,
+    ReconstructSecret,
+    ResponseSecureStep,
+    ResponseSecureRoster,
+    ResponseSecureDelivery,
+    ResponseSecureSurvivors,
+    ResponseSecureTags,
+)
 
 CONTENT_TYPE = "application/msgpack"
 SLICE_BYTES = 256 * 1024
@@ -196,23 +227,20 @@ def _understood(
         status,
         message,
         verdict,
-        message.reason or "",
+        getattr(message, "reason", None) or "",
         _retry_after_ms(response.headers, message),
     )
 
 
-def _retry_after_ms(
-    headers: Mapping[str, str],
-    message: ResponseFLJob | ResponseUpdateModel | ResponseGetModel,
-) -> int | None:
+def _retry_after_ms(headers: Mapping[str, str], message: Reply) -> int | None:
     """The first that is there: `retry_after_ms`, Retry-After, `next_req_time` of a late answer."""
     if message.retry_after_ms is not None:
         return max(0, message.retry_after_ms)
     header_ms = _retry_after_header_ms(headers)
     if header_ms is not None or message.retcode != ResponseCode.OutOfTime:
         return header_ms
-    at = message.timestamp if isinstance(message, ResponseGetModel) else message.next_req_time
-    at_ms = _whole_number(at or "")
+    field = "timestamp" if isinstance(message, ResponseGetModel) else "next_req_time"
+    at_ms = _whole_number(getattr(message, field, None) or "")
     return None if at_ms is None else max(0, at_ms - _server_now_ms(headers))
 
 

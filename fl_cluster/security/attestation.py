@@ -94,7 +94,12 @@ def device_id_of(equip_cert: str) -> str:
 
 def pem_of(certificate: x509.Certificate) -> str:
     """The certificate's canonical PEM text: what goes over the wire and is hashed."""
-    body = base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+    return pem_of_der(certificate.public_bytes(Encoding.DER))
+
+
+def pem_of_der(der: bytes) -> str:
+    """The same from a certificate's bytes, whatever they are."""
+    body = base64.b64encode(der).decode()
     lines = [body[start : start + LINE] for start in range(0, len(body), LINE)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
@@ -146,9 +151,10 @@ def parse_certificate(text: str, what: str) -> x509.Certificate:
     return certificate
 
 
-def verify_chain(texts: ChainTexts, roots: Sequence[x509.Certificate]) -> Chain:
+def verify_chain(texts: ChainTexts, roots: Sequence[x509.Certificate] | None) -> Chain:
     """The chain, when its names, key ids and signatures lead to one of the roots.
 
+    Without roots the equipment authority itself is trusted: it is the caller's own.
     Untrusted otherwise.  Time and revocation are `check_now`'s.
     """
     chain = Chain(
@@ -165,20 +171,28 @@ def verify_chain(texts: ChainTexts, roots: Sequence[x509.Certificate]) -> Chain:
     return chain
 
 
-def _check_links(chain: Chain, roots: Sequence[x509.Certificate]) -> None:
+def _check_links(chain: Chain, roots: Sequence[x509.Certificate] | None) -> None:
     authority, equipment = chain.authority, chain.equipment
     _check_is_authority(authority)
     if _common_name(authority.subject) != _common_name(equipment.issuer):
         raise Untrusted("equip_cert names another issuer than equip_ca_cert")
     if _key_id(authority) != _authority_key_id(equipment):
         raise Untrusted("equip_cert names another issuer's key than that of equip_ca_cert")
-    if not any(_is_issued_by_root(authority, root) for root in roots):
+    if roots is not None and not any(_is_issued_by_root(authority, root) for root in roots):
         raise Untrusted("equip_ca_cert was issued by neither of the configured roots")
     if not _is_signed_by(equipment, authority):
         raise Untrusted("equip_cert was not signed by equip_ca_cert")
-    if not _is_signed_by(chain.attestation, equipment):
-        raise Untrusted("key_attestation was not signed by equip_cert")
-    _signing_key(chain.attestation)
+    verify_key(chain.attestation, equipment)
+
+
+def verify_key(attestation: x509.Certificate, equipment: x509.Certificate) -> None:
+    """Untrusted unless the equipment vouches for the key of the attestation."""
+    try:
+        if not _is_signed_by(attestation, equipment):
+            raise Untrusted("key_attestation was not signed by equip_cert")
+        _signing_key(attestation)
+    except UNREADABLE as exc:
+        raise Untrusted(f"a certificate cannot be read: {exc}") from exc
 
 
 def _check_is_authority(certificate: x509.Certificate) -> None:

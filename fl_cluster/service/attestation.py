@@ -149,6 +149,22 @@ class Attestor:
         name = f"{sent.endpoint}:{sent.device}:{sent.timestamp}"
         return await self._judge_time(sent.timestamp, name, sent.digest)
 
+    async def chain_of(self, ref: RoundRef, device: str) -> ChainTexts | None:
+        """The certificates that a device checked in with; None when it did not in this round."""
+        attested = await self._store.recall(ref, device)
+        return None if attested is None else _texts_of(attested.certificates)
+
+    async def has_signed(self, ref: RoundRef, device: str, signature: bytes, signed: bytes) -> bool:
+        """Whether a device that checked in signed these bytes with the key that it proved."""
+        texts = await self.chain_of(ref, device)
+        if texts is None:
+            return False
+        try:
+            verify_signature(self._chain(texts).attestation, signature, signed)
+        except Untrusted:
+            return False
+        return True
+
     async def reload(self) -> None:
         """Look whether roots or revocations have changed; called each second."""
         await asyncio.to_thread(self._files.reload)

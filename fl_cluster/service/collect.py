@@ -19,6 +19,7 @@ from fl_cluster.errors import FlClusterError, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.claims import Claims
+from fl_cluster.service.clipping import clipped
 from fl_cluster.service.ledger import INLINE_ELEMENTS, Entry, Ledger
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.store.ports import ClaimRequest, Receipt, Snapshot, UpdateRecord
@@ -221,7 +222,8 @@ class Collector:
             return None
         if self._view.snapshot.ref != snapshot.ref:
             return None
-        content = content.bound_to(self._view.base.model)
+        base = self._view.base.model
+        content = clipped(content.bound_to(base), base, self._view.parameters.protection)
         if content.waits_for_size and (unfit := await self._check(content, data_size)) is not None:
             return unfit
         ledger = self._open_ledger(snapshot)

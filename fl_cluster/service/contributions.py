@@ -1,7 +1,8 @@
-"""Updates that are not arrays of weights: sparse differences, and signs of a few dimensions.
+"""Updates that are not arrays of weights: sparse differences, signs of a few dimensions, and
+terms under masks.
 
-Both say how the round's starting model is to change, so they can be judged and added only
-with that model and the data size.  What a tensor's numbers add up to is one array at most.
+The first two say how the round's starting model is to change, so they can be judged and added
+only with that model and the data size.  What a tensor's numbers add up to is one array at most.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from fl_cluster.aggregate.layout import Place
 from fl_cluster.aggregate.model import Floats, Model
-from fl_cluster.aggregate.partial import Partial, Scaling, Unfit
+from fl_cluster.aggregate.partial import Integers, Partial, Scaling, Unfit
 from fl_cluster.compression import diff_sparse_quant as sparse
 from fl_cluster.compression.quant import Chunk
 from fl_cluster.compression.sparse import Kept, choose
@@ -165,3 +166,39 @@ class SignUpdate:
                 rate = self.learning_rate
                 yield place, products_of(values, start, self.signs, rate, data_size)
             start += place.tensor.size
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedTerms:
+    """A device's terms of the sum under its masks: any number may be any integer modulo 2**64.
+
+    So nothing of it can be found unfit but its length, and what a device hides under its masks
+    is in the sum whatever it is.
+    """
+
+    terms: Integers
+
+    @property
+    def waits_for_size(self) -> bool:
+        """The device has multiplied already."""
+        return False
+
+    @property
+    def element_count(self) -> int:
+        """All elements that are aggregated."""
+        return self.terms.size
+
+    def bound_to(self, base: Model) -> MaskedTerms:
+        """Itself: the terms are of the sum, not of a difference."""
+        del base
+        return self
+
+    def find_unfit(self, scaling: Scaling, data_size: int) -> Unfit | None:
+        """Nothing: no integer is out of range in a ring."""
+        del scaling, data_size
+        return None
+
+    def add_to(self, partial: Partial, data_size: int) -> None:
+        """Add modulo 2**64; every tensor was uploaded."""
+        np.add(partial.sums, self.terms, out=partial.sums)
+        partial.weights = [weight + data_size for weight in partial.weights]

@@ -14,7 +14,9 @@ from dataclasses import replace
 from fl_cluster.lifecycle.membership import MemberState, Role
 from fl_cluster.rounds.phases import Reason
 from fl_cluster.rounds.plan import Millis
+from fl_cluster.service.explain_masked import Awaited, find_awaited
 from fl_cluster.service.explanation import Cause, Explanation, Facts
+from fl_cluster.service.spending import Spent
 from fl_cluster.store.ports import Counts, Snapshot
 
 OVERDUE_MS = 2_000
@@ -47,6 +49,8 @@ def explain(facts: Facts) -> Explanation:
 
 
 def _explain_job(facts: Facts, snapshot: Snapshot) -> Explanation:
+    if snapshot.is_closed and facts.spent is not None and _is_cut_short(facts, snapshot):
+        return _explain_budget(facts, snapshot, facts.spent)
     if snapshot.is_closed:
         return Explanation(
             cause=Cause.JOB_FINISHED,
@@ -72,6 +76,23 @@ def _explain_job(facts: Facts, snapshot: Snapshot) -> Explanation:
     if snapshot.is_retraining:
         return _explain_retraining(facts, snapshot)
     return _explain_collecting(facts, snapshot)
+
+
+def _is_cut_short(facts: Facts, snapshot: Snapshot) -> bool:
+    return snapshot.ref.number <= facts.rounds_total
+
+
+def _explain_budget(facts: Facts, snapshot: Snapshot, spent: Spent) -> Explanation:
+    """The job ended before its last round, because its noise costs what it may."""
+    return Explanation(
+        cause=Cause.BUDGET_SPENT,
+        sentence=f"The job ended after round {snapshot.ref.number - 1} of {facts.rounds_total}: "
+        f"another round would exceed its privacy budget; {spent} is spent.",
+        since=snapshot.last_ended_at,
+        then="devices are told that the job is finished; they can still fetch the model",
+        change="nothing, if the promise is to be kept; to spend more is another promise, and "
+        "another job: a new fl_name, with this model and a larger privacy.epsilon_budget",
+    )
 
 
 def _what_goes_on(snapshot: Snapshot) -> str:
@@ -262,6 +283,8 @@ def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
         )
     if snapshot.deadline is not None and facts.at - snapshot.deadline > OVERDUE_MS:
         return _explain_overdue(snapshot, number, _next_end(snapshot)[1])
+    if (awaited := find_awaited(facts, snapshot)) is not None:
+        return _waiting_for_exchange(snapshot, number, awaited)
     if _needs_devices(counts, snapshot):
         return _waiting_for_devices(facts, snapshot, number)
     if counts.reports + counts.claims >= plan.report_goal:
@@ -278,6 +301,22 @@ def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
             "other devices",
         )
     return _waiting_for_updates(facts, snapshot, number)
+
+
+def _waiting_for_exchange(snapshot: Snapshot, number: str, awaited: Awaited) -> Explanation:
+    return Explanation(
+        cause=Cause.WAITING_FOR_EXCHANGE,
+        sentence=f"{number} waits for devices to {awaited.words}: {awaited.have} of "
+        f"{awaited.need} have.",
+        waiting_for="devices",
+        have=awaited.have,
+        need=awaited.need,
+        since=snapshot.opened_at,
+        until=snapshot.deadline,
+        then=_then(snapshot),
+        change="see whether the devices are still there: too many have stopped in the middle of "
+        "the round",
+    )
 
 
 def _needs_devices(counts: Counts, snapshot: Snapshot) -> bool:
@@ -366,7 +405,10 @@ def _next_end(snapshot: Snapshot) -> tuple[Millis, Reason]:
         ends.insert(0, (end, Reason.REPORT_WINDOW))
     if snapshot.phase == "selecting":
         ends.insert(0, (Millis(opened_at + plan.select_window_ms), Reason.SELECT_WINDOW))
-    return min(ends, key=lambda end: end[0])
+    first = min(ends, key=lambda end: end[0])
+    if snapshot.deadline is not None and snapshot.deadline < first[0]:
+        return snapshot.deadline, Reason.EXCHANGE_WINDOW  # it began with the first of a step
+    return first
 
 
 WHY: Mapping[Reason, str] = {
@@ -376,6 +418,7 @@ WHY: Mapping[Reason, str] = {
     Reason.EXCHANGE_WINDOW: "cipher_time_window: too few devices took a step of the masked round",
     Reason.UNMASK_FAILED: "what devices revealed did not take the masks off the sum",
     Reason.AGGREGATE_FAILED: "its updates could not be aggregated",
+    Reason.BUDGET_SPENT: "privacy.epsilon_budget: its noise would have cost more than is left",
     Reason.RETRAINED_UNFIT: "the worker handed in NaN or infinity",
     Reason.JOB_DISABLED: "the job was disabled",
     Reason.JOB_RESTARTED: "a new run was asked for",

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fl_cluster.lifecycle.membership import Member, Role
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.plan import Millis
+from fl_cluster.service.spending import Spent
 from fl_cluster.store.ports import Counts, Snapshot
 
 NOBODY = Counts(0, 0, 0)
@@ -26,6 +28,7 @@ class Cause(StrEnum):
     STORE_DAMAGED = "store_damaged"
     NO_JOB = "no_job"
     JOB_FINISHED = "job_finished"
+    BUDGET_SPENT = "privacy_budget_spent"
     JOB_DISABLED = "job_disabled"
     NO_SERVER = "no_server"
     LEASES_EXPIRED = "leases_expired"
@@ -33,6 +36,7 @@ class Cause(StrEnum):
     WAITING_FOR_FIRST_DEVICE = "waiting_for_first_device"
     WAITING_FOR_DEVICES = "waiting_for_devices"
     WAITING_FOR_UPDATES = "waiting_for_updates"
+    WAITING_FOR_EXCHANGE = "waiting_for_exchange"
     WAITING_FOR_COMMIT = "waiting_for_commit"
     WAITING_FOR_WORKER = "waiting_for_worker"
     WINDOW_OVER = "window_over"
@@ -74,6 +78,10 @@ class Facts:
     snapshot: Snapshot | None
     counts: Counts = NOBODY
     rounds_total: int = 0
+    spent: Spent | None = None
+    """What noise has cost; None in a job without any."""
+    told: Mapping[Step, int] = field(default_factory=dict)
+    """How many devices have taken each step of a masked round."""
     members: Sequence[Member] = ()
     """Those whose lease has not ended."""
     overdue: Mapping[str, Millis | None] = field(default_factory=dict)

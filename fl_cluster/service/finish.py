@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +35,8 @@ from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.ledger import PARTIAL_LIFETIME_MS
 from fl_cluster.service.methods import plan_of, rule_of
+from fl_cluster.service.noising import NoiseDesk
+from fl_cluster.service.spending import Spent
 from fl_cluster.service.unmasking import StaysMasked, Unmasker
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.service.visits import Visits
@@ -83,6 +85,8 @@ class EndedRound:
     """Tensors to be aggregated that no device sent: the model has their old values."""
     metrics: Metrics | None = None
     """What the worker of a hybrid round said, zeros when it said nothing; None in others."""
+    spent: Spent | None = None
+    """What noise has cost, this round included; None in a job without any."""
 
 
 class Recorder(Protocol):
@@ -101,6 +105,8 @@ class FinishRules:
     failures_told_at: int
     unmasker: Unmasker | None = None
     """None in a job whose devices mask nothing."""
+    noise: NoiseDesk | None = None
+    """None where nobody adds noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,8 @@ class Task:
     base: StoredModel
     layout: Layout
     scaling: Scaling
+    seed: bytes | None = field(default=None, repr=False)
+    """Of the noise that goes into the sum; never shown."""
 
     @property
     def ref(self) -> RoundRef:
@@ -163,6 +171,7 @@ class Finisher:
         self._rests_until = 0.0
         self._failures_told_at = rules.failures_told_at
         self._unmasker = rules.unmasker
+        self._noise = rules.noise
 
     async def finish(self) -> bool:
         """Finish the current round if it needs it and nobody else is at it; whether it did."""
@@ -221,6 +230,12 @@ class Finisher:
 
     async def _finish(self, task: Task) -> Verdict:
         ref = task.ref
+        settled = await self._pay(task)
+        if isinstance(settled, Verdict):
+            return settled
+        if isinstance(settled, Reason):
+            return await self._abort(ref, settled)
+        task = replace(task, seed=settled)
         try:
             stored = await self._find(task)
             if task.is_for_worker:
@@ -241,13 +256,22 @@ class Finisher:
         reach(Point.AFTER_AGGREGATE_BEFORE_RECORD)
         await asyncio.to_thread(self._recorder.record, ended)
         reach(Point.AFTER_RECORD_BEFORE_PUBLISH)
-        finishes_job = ref.number >= task.job.rounds_total
+        finishes_job = ref.number >= task.job.rounds_total or not await self._may_go_on(task)
         successor = await self._successor(task, model, record)
         if task.snapshot.successor and successor is None:
             return Verdict.MOVED_ON
         failures = 0 if ended.is_event else ended.failures_in_a_row
         outcome = Outcome(record, finishes_job, failures, successor, task.commits)
         return await self._publish(ref, outcome, _used_up(task.snapshot, stored))
+
+    async def _pay(self, task: Task) -> bytes | Verdict | Reason | None:
+        """Pay for the noise of the round; its seed, or why the round cannot end well here."""
+        if self._noise is None:
+            return None
+        return await self._noise.settle(task.snapshot, task.job, self._collector.member)
+
+    async def _may_go_on(self, task: Task) -> bool:
+        return self._noise is None or await self._noise.may_go_on(task.job)
 
     async def _abort(self, ref: RoundRef, reason: Reason) -> Verdict:
         if not await self._take_lease(ref):
@@ -327,6 +351,7 @@ class Finisher:
             failures_in_a_row=failures,
             is_event=failures >= self._failures_told_at,
             metrics=_metrics_of(snapshot),
+            spent=await self._noise.spent(task.job) if self._noise is not None else None,
         )
 
     async def _outcome(self, task: Task, stored: Stored) -> tuple[Model, ModelRecord]:
@@ -355,6 +380,8 @@ class Finisher:
         if task.snapshot.plan.exchange is not None and self._unmasker is not None:
             counted = [update.device for update in stored.reported]
             await self._unmasker.unmask(task.ref, counted, total)
+        if self._noise is not None:
+            await self._noise.add_noise(task.job, total, task.seed)
         model, left_out = await asyncio.to_thread(total.finalise, task.base.model)
         digest = await asyncio.to_thread(lambda: model.digest)
         cohort_size = task.snapshot.plan.cohort_size

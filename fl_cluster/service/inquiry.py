@@ -12,12 +12,15 @@ from typing import Protocol
 
 from fl_cluster.errors import FlClusterError
 from fl_cluster.lifecycle.membership import Role
+from fl_cluster.rounds.exchange import COMPLETED, Step
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.explain import explain
 from fl_cluster.service.explanation import NOBODY, Explanation, Facts
+from fl_cluster.service.spending import Spending
 from fl_cluster.service.store_trouble import explain_fault
+from fl_cluster.store.exchange_port import ExchangeStore
 from fl_cluster.store.member_port import MemberStore
-from fl_cluster.store.ports import JobStore, RoundStore
+from fl_cluster.store.ports import JobStore, RoundStore, Snapshot
 
 
 class LeaseReader(Protocol):
@@ -41,6 +44,10 @@ class Witnesses:
     """Changes something in the store that nobody minds."""
     unreachable: Callable[[], Mapping[str, str]]
     """Member id -> why this process has no link to it."""
+    exchange: ExchangeStore | None = None
+    """Knows what devices of masked rounds have told; None where that is not to be told of."""
+    spending: Spending | None = None
+    """Knows what noise has cost; None where nobody adds any."""
 
 
 class Inquiry:
@@ -69,6 +76,9 @@ class Inquiry:
         known = self._witnesses
         snapshot, job = await known.rounds.snapshot(), await known.jobs.job()
         counts = NOBODY if snapshot is None else await known.rounds.counts(snapshot.ref)
+        spent = None
+        if job is not None and known.spending is not None:
+            spent = await known.spending.spent(job.hyper_parameters)
         members = await known.members.live()
         overdue = {name: await self._lease_end(name) for name in await known.members.overdue()}
         names = {member.id for member in members if member.role is Role.SERVER}
@@ -78,10 +88,19 @@ class Inquiry:
             snapshot=snapshot,
             counts=counts,
             rounds_total=job.rounds_total if job is not None else 0,
+            spent=spent,
+            told=await self._told(snapshot),
             members=members,
             overdue=overdue,
             unreachable={n: why for n, why in known.unreachable().items() if n in names},
         )
+
+    async def _told(self, snapshot: Snapshot | None) -> Mapping[Step, int]:
+        exchange = self._witnesses.exchange
+        if exchange is None or snapshot is None or snapshot.plan.exchange is None:
+            return {}
+        awaited = [step for step in COMPLETED if step not in snapshot.complete]
+        return {step: len(await exchange.told(snapshot.ref, step)) for step in awaited}
 
     async def _lease_end(self, member_id: str) -> Millis | None:
         end = await self._witnesses.leases.lease_end(member_id)

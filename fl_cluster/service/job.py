@@ -12,7 +12,7 @@ from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
 from fl_cluster.errors import StartupError
 from fl_cluster.rounds.phases import Reason, RoundRef
-from fl_cluster.service.methods import plan_of, rule_of
+from fl_cluster.service.methods import plan_of, rule_of, why_impossible
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import JobRecord, ModelRecord
 
@@ -42,6 +42,8 @@ async def open_job(
     StartupError says what of the model or of the settings differs from the job's.
     """
     given, start = start, replace(start, model=rule_of(parameters).completed(start.model))
+    if (why := why_impossible(parameters)) is not None:
+        raise StartupError(f"No round of this job could end well: {why}")
     record = JobRecord(
         instance, parameters.rounds_total, parameters.text, start.model.layout.to_json()
     )

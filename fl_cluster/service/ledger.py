@@ -110,7 +110,8 @@ class Ledger:
                 future.set_result(Entry(self.refused))
                 return future
             try:
-                await self._run(lambda: self._partial.add(update, data_size))
+                work = update.element_count
+                await self._run(lambda: self._partial.add(update, data_size), work)
             except BaseException as exc:
                 # A part of it may be in the sum, or still be on its way there.
                 self._break(exc)
@@ -149,8 +150,8 @@ class Ledger:
         reason = f"this server adds nothing more to round {self.ref}: {cause!r}"
         return StoreUnavailable("report", reason)
 
-    async def _run(self, work: Callable[[], object]) -> None:
-        if self._partial.sums.size <= INLINE_ELEMENTS:
+    async def _run(self, work: Callable[[], object], elements: int = 0) -> None:
+        if max(self._partial.sums.size, elements) <= INLINE_ELEMENTS:
             work()
         else:
             await asyncio.to_thread(work)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.service.spending import Spending, Spent
 from fl_cluster.store.ports import JobRecord, JobStore, RoundStore
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,14 @@ class Steering:
         jobs: JobStore,
         commander: Commander,
         new_name: Callable[[], str],
+        spending: Spending | None = None,
     ) -> None:
+        """`spending` knows what noise has cost; None where nobody adds any."""
         self._rounds = rounds
         self._jobs = jobs
         self._commander = commander
         self._new_name = new_name
+        self._spending = spending
         self._is_restarting = asyncio.Lock()
 
     async def disable(self) -> Verdict:
@@ -67,6 +71,13 @@ class Steering:
         """Have restarts to oneself inside the block: each is laid over the one before it."""
         async with self._is_restarting:
             yield
+
+    async def overspent(self, parameters: SharedParameters) -> Spent | None:
+        """What was spent, if it leaves nothing for a round under these parameters."""
+        if self._spending is None:
+            return None
+        spent = await self._spending.spent(parameters.text)
+        return spent if spent is not None and spent.is_over else None
 
     async def restart(self, base: JobRecord, parameters: SharedParameters) -> Verdict:
         """Begin a run of `base`'s model under other parameters, from the newest weights."""

@@ -72,6 +72,11 @@ class JobView:
         return self.watch.trouble is None
 
     @property
+    def holds(self) -> bool:
+        """Whether devices may be kept waiting here."""
+        return self._holds
+
+    @property
     def snapshot(self) -> Snapshot:
         """The current round."""
         assert self._snapshot is not None, "refresh first"

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from fl_cluster.errors import StartupError
 from fl_cluster.rounds.plan import Millis
+from fl_cluster.store.charges_file import ChargesFile
 from fl_cluster.store.model_files import Arrays, Floats, read_model, write_model
 
 KEPT = 3
@@ -96,6 +97,10 @@ class CheckpointFolder:
             if (match := self._name.fullmatch(path.name))
         ]
         return sorted(found, key=lambda info: (info.stamp, info.number), reverse=True)
+
+    def charges(self) -> ChargesFile:
+        """What the job's noise has cost, kept beside the weights that it is in."""
+        return ChargesFile(self._path, self._job_name)
 
     def newest(self) -> tuple[CheckpointInfo, Arrays] | None:
         """The newest checkpoint that can be read; each newer one that cannot leaves a warning."""

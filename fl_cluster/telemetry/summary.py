@@ -38,6 +38,16 @@ class Visits:
         return self.total - self.accepted
 
 
+@dataclass(frozen=True, slots=True)
+class PrivacySpent:
+    """What the noise of a job has cost so far."""
+
+    epsilon: float
+    delta: float
+    budget: float | None
+    rounds: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSummary:
     """One round as it is accounted for; times are milliseconds since the epoch."""
@@ -60,6 +70,8 @@ class RoundSummary:
     model_reads: Visits
     participation: tuple[int, int, int]
     """Devices by how long they took, cumulative, as `ParticipationLevels.count` gives them."""
+    privacy: PrivacySpent | None = None
+    """None without noise: the line is then, key by key, the original's."""
 
 
 def local_time(at_ms: int, zone: tzinfo | None = None) -> str:
@@ -109,7 +121,18 @@ def metrics_line(summary: RoundSummary, zone: tzinfo | None = None) -> str:
         "startTime": "" if started is None else local_time(started, zone),
         "unsupervisedEval": shortest_single(summary.unsupervised_score),
     }
+    if summary.privacy is not None:
+        record |= _privacy(summary.privacy)
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _privacy(spent: PrivacySpent) -> dict[str, float | None]:
+    return {
+        "privacyDelta": spent.delta,
+        "privacyEpsilon": spent.epsilon if math.isfinite(spent.epsilon) else None,
+        "privacyEpsilonBudget": spent.budget,
+        "privacyRounds": spent.rounds,
+    }
 
 
 def _visited(summary: RoundSummary) -> dict[str, int]:

@@ -193,6 +193,29 @@ class RequestFLJob(NamedTuple):
     model_digest: str | None = None
 
 
+class SecureTensor(NamedTuple):
+    """One tensor of a masked update: how many terms, and the power of two that scales them."""
+
+    weight_fullname: str | None = None
+    elements: int = 0
+    exponent: int = 0
+
+
+class SecureRound(NamedTuple):
+    """Inside startFLJob's answer: the masked round that the device is admitted to."""
+
+    instance: str | None = None
+    attempt: int = 0
+    least_devices: int = 0
+    corrupt: float = 0.0
+    dropout: float = 0.0
+    safety_bits: int = 0
+    failure_bits: int = 0
+    cohort_size: int = 0
+    step_window_ms: int = 0
+    tensors: tuple[SecureTensor, ...] | None = None
+
+
 class ResponseFLJob(NamedTuple):
     """startFLJob, answer: the plan, and the model to start from."""
 
@@ -215,6 +238,7 @@ class ResponseFLJob(NamedTuple):
     model_round: int | None = None
     model_unchanged: bool = False
     model_digest: str | None = None
+    secure: SecureRound | None = None
 
 
 class RequestUpdateModel(NamedTuple):
@@ -237,6 +261,7 @@ class RequestUpdateModel(NamedTuple):
     unsupervised_eval_items: UnsupervisedEvalItems | None = None
     # msgpack only
     plain_weights: bool = False
+    masked_terms: Int8s | None = None
 
 
 class Receipt(NamedTuple):
@@ -590,6 +615,122 @@ class ReconstructSecret(NamedTuple):
     retry_after_ms: int | None = None
 
 
+class RequestSecureOffer(NamedTuple):
+    """secure/offer, request: a device offers two fresh public keys."""
+
+    fl_id: str | None = None
+    iteration: int = 0
+    attempt: int = 0
+    share_key: bytes | None = None
+    mask_key: bytes | None = None
+    signature: bytes | None = None
+
+
+class RequestSecureRead(NamedTuple):
+    """secure/roster, delivery, survivors and tags, request: a device asks what the others said."""
+
+    fl_id: str | None = None
+    iteration: int = 0
+    attempt: int = 0
+    hold_ms: int | None = None
+
+
+class SecureOffer(NamedTuple):
+    """One neighbour's offer, and where it stands in the roster."""
+
+    index: int = 0  # type: ignore[assignment]
+    fl_id: str | None = None
+    share_key: bytes | None = None
+    mask_key: bytes | None = None
+    signature: bytes | None = None
+
+
+class ResponseSecureRoster(NamedTuple):
+    """secure/roster, answer: who takes part."""
+
+    retcode: int = 0
+    reason: str | None = None
+    iteration: int = 0
+    leaves: Int8s | None = None
+    offers: tuple[SecureOffer, ...] | None = None
+    verdict: str | None = None
+    retry_after_ms: int | None = None
+
+
+class RequestSecureShare(NamedTuple):
+    """secure/share, request: a device hands out its sealed shares."""
+
+    fl_id: str | None = None
+    iteration: int = 0
+    attempt: int = 0
+    commitment: bytes | None = None
+    sealed: Int8s | None = None
+
+
+class ResponseSecureDelivery(NamedTuple):
+    """secure/delivery, answer: what is sealed for the device."""
+
+    retcode: int = 0
+    reason: str | None = None
+    iteration: int = 0
+    sharers: Int8s | None = None
+    sealed: Int8s | None = None
+    verdict: str | None = None
+    retry_after_ms: int | None = None
+
+
+class ResponseSecureSurvivors(NamedTuple):
+    """secure/survivors, answer: whose updates are in the sum."""
+
+    retcode: int = 0
+    reason: str | None = None
+    iteration: int = 0
+    counted: Int8s | None = None
+    verdict: str | None = None
+    retry_after_ms: int | None = None
+
+
+class RequestSecureConfirm(NamedTuple):
+    """secure/confirm, request: a device confirms to its neighbours the list that it was given."""
+
+    fl_id: str | None = None
+    iteration: int = 0
+    attempt: int = 0
+    tags: Int8s | None = None
+
+
+class ResponseSecureTags(NamedTuple):
+    """secure/tags, answer: what the neighbours confirmed."""
+
+    retcode: int = 0
+    reason: str | None = None
+    iteration: int = 0
+    senders: Int8s | None = None
+    tags: Int8s | None = None
+    verdict: str | None = None
+    retry_after_ms: int | None = None
+
+
+class RequestSecureReveal(NamedTuple):
+    """secure/reveal, request: a device gives the shares that take the masks off the sum."""
+
+    fl_id: str | None = None
+    iteration: int = 0
+    attempt: int = 0
+    owners: Int8s | None = None
+    shares: Int8s | None = None
+
+
+class ResponseSecureStep(NamedTuple):
+    """secure/offer, share, confirm and reveal, answer."""
+
+    retcode: int = 0
+    reason: str | None = None
+    iteration: int = 0
+    verdict: str | None = None
+    retry_after_ms: int | None = None
+
+
 SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
     {
         FeatureMap: (
@@ -672,6 +813,23 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("eval_data_size", Kind.INT, 11, 0),
             Field("model_digest", Kind.STRING, None),
         ),
+        SecureTensor: (
+            Field("weight_fullname", Kind.STRING, None),
+            Field("elements", Kind.INT, None, 0),
+            Field("exponent", Kind.INT, None, 0),
+        ),
+        SecureRound: (
+            Field("instance", Kind.STRING, None),
+            Field("attempt", Kind.INT, None, 0),
+            Field("least_devices", Kind.INT, None, 0),
+            Field("corrupt", Kind.FLOAT, None, 0.0),
+            Field("dropout", Kind.FLOAT, None, 0.0),
+            Field("safety_bits", Kind.INT, None, 0),
+            Field("failure_bits", Kind.INT, None, 0),
+            Field("cohort_size", Kind.INT, None, 0),
+            Field("step_window_ms", Kind.INT, None, 0),
+            Field("tensors", Kind.TABLES, None, None, SecureTensor),
+        ),
         ResponseFLJob: (
             Field("retcode", Kind.INT, 0, 0),
             Field("reason", Kind.STRING, 1),
@@ -691,6 +849,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("model_round", Kind.INT, None),
             Field("model_unchanged", Kind.BOOL, None, False),
             Field("model_digest", Kind.STRING, None),
+            Field("secure", Kind.TABLE, None, None, SecureRound),
         ),
         RequestUpdateModel: (
             Field("fl_name", Kind.STRING, 0),
@@ -709,6 +868,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("upload_accuracy", Kind.FLOAT, 13, 0.0),
             Field("unsupervised_eval_items", Kind.TABLE, 14, None, UnsupervisedEvalItems),
             Field("plain_weights", Kind.BOOL, None, False),
+            Field("masked_terms", Kind.INT8S, None),
         ),
         Receipt: (
             Field("round", Kind.INT, None, 0),
@@ -940,6 +1100,89 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("reason", Kind.STRING, 1),
             Field("iteration", Kind.INT, 2, 0),
             Field("next_req_time", Kind.STRING, 3),
+            Field("verdict", Kind.STRING, None),
+            Field("retry_after_ms", Kind.INT, None),
+        ),
+        RequestSecureOffer: (
+            Field("fl_id", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("attempt", Kind.INT, None, 0),
+            Field("share_key", Kind.BYTES, None),
+            Field("mask_key", Kind.BYTES, None),
+            Field("signature", Kind.BYTES, None),
+        ),
+        RequestSecureRead: (
+            Field("fl_id", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("attempt", Kind.INT, None, 0),
+            Field("hold_ms", Kind.INT, None),
+        ),
+        SecureOffer: (
+            Field("index", Kind.INT, None, 0),
+            Field("fl_id", Kind.STRING, None),
+            Field("share_key", Kind.BYTES, None),
+            Field("mask_key", Kind.BYTES, None),
+            Field("signature", Kind.BYTES, None),
+        ),
+        ResponseSecureRoster: (
+            Field("retcode", Kind.INT, None, 0),
+            Field("reason", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("leaves", Kind.INT8S, None),
+            Field("offers", Kind.TABLES, None, None, SecureOffer),
+            Field("verdict", Kind.STRING, None),
+            Field("retry_after_ms", Kind.INT, None),
+        ),
+        RequestSecureShare: (
+            Field("fl_id", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("attempt", Kind.INT, None, 0),
+            Field("commitment", Kind.BYTES, None),
+            Field("sealed", Kind.INT8S, None),
+        ),
+        ResponseSecureDelivery: (
+            Field("retcode", Kind.INT, None, 0),
+            Field("reason", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("sharers", Kind.INT8S, None),
+            Field("sealed", Kind.INT8S, None),
+            Field("verdict", Kind.STRING, None),
+            Field("retry_after_ms", Kind.INT, None),
+        ),
+        ResponseSecureSurvivors: (
+            Field("retcode", Kind.INT, None, 0),
+            Field("reason", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("counted", Kind.INT8S, None),
+            Field("verdict", Kind.STRING, None),
+            Field("retry_after_ms", Kind.INT, None),
+        ),
+        RequestSecureConfirm: (
+            Field("fl_id", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("attempt", Kind.INT, None, 0),
+            Field("tags", Kind.INT8S, None),
+        ),
+        ResponseSecureTags: (
+            Field("retcode", Kind.INT, None, 0),
+            Field("reason", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("senders", Kind.INT8S, None),
+            Field("tags", Kind.INT8S, None),
+            Field("verdict", Kind.STRING, None),
+            Field("retry_after_ms", Kind.INT, None),
+        ),
+        RequestSecureReveal: (
+            Field("fl_id", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
+            Field("attempt", Kind.INT, None, 0),
+            Field("owners", Kind.INT8S, None),
+            Field("shares", Kind.INT8S, None),
+        ),
+        ResponseSecureStep: (
+            Field("retcode", Kind.INT, None, 0),
+            Field("reason", Kind.STRING, None),
+            Field("iteration", Kind.INT, None, 0),
             Field("verdict", Kind.STRING, None),
             Field("retry_after_ms", Kind.INT, None),
         ),

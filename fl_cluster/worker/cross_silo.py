@@ -13,8 +13,9 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from fl_cluster.errors import PeerProtocolError
 from fl_cluster.lifecycle.membership import RANDOM_MAX, RANDOM_MIN, member_id
 from fl_cluster.wire import flat, messages
 from fl_cluster.wire.messages import ResponseCode
@@ -26,9 +27,13 @@ from fl_cluster.worker.link import HttpLink
 from fl_cluster.worker.parameters import Floats, Weights
 from fl_cluster.worker.pauses import Pauses
 
+if TYPE_CHECKING:
+    from fl_cluster.worker.cancelling import CancellingMasks
+
 logger = logging.getLogger(__name__)
 
 Message = TypeVar("Message", bound=AnyMessage)
+Step = TypeVar("Step", messages.ResponseExchangeKeys, messages.ReturnExchangeKeys)
 
 GOES_ON = (ResponseCode.SUCCEED, ResponseCode.OutOfTime)
 MODEL_PATIENCE_S = 512.0
@@ -72,11 +77,14 @@ class CrossSiloWorker:
         *,
         worker_id: str = "",
         pauses: Pauses | None = None,
+        masks: CancellingMasks | None = None,
     ) -> None:
+        """With `masks` no update leaves without one."""
         self.id = worker_id or new_worker_id()
         self._job = job
         self._link = link
         self._pauses = pauses or Pauses()
+        self._masks = masks
         self._round = 0
         self._is_admitted = False
         self._is_below_prefix = False
@@ -116,10 +124,67 @@ class CrossSiloWorker:
         """
         if not self._is_admitted:
             self.check_in(data_size)
-        if not self._is_admitted or not self._report(update):
+        if not self._is_admitted:
+            raise NothingReceived(EMPTY)
+        protected = update if self._masks is None else self._masked(update, self._masks)
+        if protected is not None and not self._report(protected):
             raise NothingReceived(EMPTY)
         self._is_admitted = False
         return self._model()
+
+    def _masked(self, update: Weights, masks: CancellingMasks) -> Weights | None:
+        """The update under masks agreed on with all workers; None when the round has no place
+        for it, which a warning tells.
+
+        NothingReceived: no server answered in time; Refused: one answered what leaves no way to
+        mask the update.
+        """
+        mask = masks.begin(self.id, self._round)
+        try:
+            taken = self._ask_patiently(
+                "exchangeKeys",
+                mask.offer,
+                messages.ResponseExchangeKeys,
+                self._job.report_patience_s,
+            )
+            has_place = self._has_place("exchange keys", taken) is not None
+            keys = self._has_place("get keys", self._keys()) if has_place else None
+        except NoAnswer as exc:
+            logger.error("worker %s could not agree on a mask: %s", self.id, exc)
+            raise NothingReceived(EMPTY) from exc
+        if keys is None:
+            return None
+        try:
+            return mask.add_to(update, keys)
+        except PeerProtocolError as exc:
+            raise Refused(f"The update cannot be masked and stays here: {exc}") from exc
+
+    def _keys(self) -> messages.ReturnExchangeKeys | Closed:
+        """All workers' keys once all have offered theirs, or why there will be none."""
+        request = messages.GetExchangeKeys(self.id, self._round, _now_ms())
+        deadline_s = self._pauses.now_s() + self._job.model_patience_s
+        while True:
+            answer = self._ask_patiently(
+                "getKeys", request, messages.ReturnExchangeKeys, self._job.report_patience_s
+            )
+            if isinstance(answer, Closed) or answer.retcode != ResponseCode.SucNotReady:
+                return answer
+            if self._is_late(deadline_s):
+                raise NoAnswer("the other workers did not offer keys in time")
+            self._pauses.rest(self._job.rest_s)
+
+    def _has_place(self, doing: str, answer: Step | Closed) -> Step | None:
+        """The answer to a step that was taken; None when the round goes on without this worker."""
+        if isinstance(answer, Closed):
+            logger.error("worker %s could not %s: %s", self.id, doing, answer)
+            raise NothingReceived(EMPTY)
+        if answer.retcode == ResponseCode.SUCCEED:
+            return answer
+        reason = getattr(answer, "reason", None) or ""
+        if answer.retcode != ResponseCode.OutOfTime:
+            raise Refused(f"Launching {doing} for worker failed. Reason: {reason}")
+        logger.warning("worker %s has no part in round %d: %s", self.id, self._round, reason)
+        return None
 
     def _report(self, update: Weights) -> bool:
         """Whether a server took notice; a refusal is logged, and the model waited for."""

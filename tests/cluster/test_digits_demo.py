@@ -105,6 +105,19 @@ def test_it_can_be_run_again_in_the_same_folder(
     assert len((tmp_path / "fl_data/demo/metrics.json").read_text("utf-8").splitlines()) == 2
 
 
+def test_the_model_under_masks_has_the_bytes_of_the_plain_one(
+    demo: Callable[..., subprocess.Popen[str]],
+) -> None:
+    digests = []
+    for mode in ("plain", "secure"):
+        process = demo("--rounds=2", "--devices=6", "--mode", mode)
+        output, _ = process.communicate(timeout=50)
+        assert process.returncode == 0, output
+        digests.append(re.findall(r"SHA-256 (\w+)", output))
+
+    assert digests[0] == digests[1]
+
+
 def test_devices_with_a_token_each_come_to_the_same_model(
     demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -171,12 +184,22 @@ def test_it_is_ready_for_ctrl_c_before_it_has_started_anything(
 
 
 @pytest.mark.parametrize(
-    ("mode", "least"), [("plain", 0.95), ("compressed", 0.95), ("dp", 0.9), ("signds", 0.93)]
+    ("mode", "least", "options"),
+    [
+        ("plain", 0.95, ()),
+        ("compressed", 0.95, ()),
+        ("dp", 0.9, ()),
+        ("signds", 0.93, ()),
+        ("central_dp", 0.85, ()),
+        ("secure", 0.95, ()),
+        # Every pair of devices costs each of them some 15 ms a round.
+        ("pw", 0.95, ("--devices=8",)),
+    ],
 )
 def test_each_mode_reaches_its_stated_accuracy(
-    demo: Callable[..., subprocess.Popen[str]], mode: str, least: float
+    demo: Callable[..., subprocess.Popen[str]], mode: str, least: float, options: tuple[str, ...]
 ) -> None:
-    process = demo("--mode", mode)
+    process = demo("--mode", mode, *options)
     output, _ = process.communicate(timeout=90)
 
     assert process.returncode == 0, output

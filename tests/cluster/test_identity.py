@@ -330,6 +330,35 @@ async def test_devices_with_certificates_train_until_they_are_revoked(
     assert "Traceback" not in cluster.logs()
 
 
+async def test_devices_with_certificates_sign_what_they_offer_under_secure_aggregation(
+    start: Callable[..., Cluster], device_authority: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "root.pem").write_bytes(device_authority.root.public_bytes(Encoding.PEM))
+    (tmp_path / "revoked.crl").write_bytes(device_authority.revocations())
+    cluster = start(
+        PKI.format(folder=tmp_path) + "encrypt: {encrypt_type: SECURE_AGGREGATION}\n",
+        start_fl_job_threshold="3",
+    )
+    chains = [device_authority.device(f"phone-{n}") for n in range(3)]
+    devices = [
+        FederatedDevice(
+            cluster.urls,
+            train=add_one,
+            data_size=n + 1,
+            identity=DeviceIdentity.from_files(*chain.write(tmp_path, f"phone-{n}")),
+            source=random.Random(n),
+        )
+        for n, chain in enumerate(chains)
+    ]
+
+    results = await asyncio.gather(*(device.run() for device in devices))
+
+    assert [result.rounds for result in results] == [(1, 2, 3)] * 3
+    for result in results:
+        assert result.weights["w"].tolist() == list(range(3, 11))
+    assert "Traceback" not in cluster.logs()
+
+
 async def raw(session: aiohttp.ClientSession, url: str, message: Any, answer: type[Any]) -> Any:
     """What an existing device is answered; it speaks FlatBuffers."""
     path = "startFLJob" if isinstance(message, messages.RequestFLJob) else "updateModel"

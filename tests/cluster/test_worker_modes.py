@@ -50,6 +50,7 @@ round:
   global_iteration_time_window: 40000
 summary: {{metrics_file: {folder}/metrics.json, failure_event_file: {folder}/event.txt}}
 cluster: {{data_dir: {folder}/work, lease_ms: 2000}}
+{extra}
 """
 
 
@@ -142,6 +143,7 @@ def start_job(
         work.mkdir()
         path = tmp_path / "job.yaml"
         defaults = {"rounds": 3, "method": "FedAvg", "total": 1, "threshold": 1, "window": 20000}
+        defaults["extra"] = ""
         path.write_text(CONFIG.format(**{**defaults, **changes}, mode=mode, folder=tmp_path))
         overrides = {"summary.metrics_file": str(tmp_path / "metrics.json")}
         cluster = DemoCluster(path, initial, servers, tmp_path, work, overrides)
@@ -163,6 +165,16 @@ def aside() -> Iterator[Callable[..., Future[Any]]]:
         yield threads.submit
 
 
+MASKED = """
+encrypt:
+  encrypt_type: STABLE_PW_ENCRYPT
+  pw_encrypt:
+    share_secrets_ratio: 1.0
+    cipher_time_window: 20000
+    reconstruct_secrets_threshold: 1
+"""
+
+
 # -- cross-silo ------------------------------------------------------------------------------
 
 
@@ -178,11 +190,12 @@ def train(
     return {name: values.copy() for name, values in model.items()}
 
 
+@pytest.mark.parametrize("extra", ["", MASKED], ids=["plain", "masked"])
 def test_two_workers_at_two_servers_train_one_model_for_three_rounds(
-    start_job: Callable[..., Job], aside: Callable[..., Future[Any]]
+    start_job: Callable[..., Job], aside: Callable[..., Future[Any]], extra: str
 ) -> None:
     initial = {"w": float32(1, 2), "b": float32(0)}
-    job = start_job("CLOUD_TRAINING", initial, threshold=2)
+    job = start_job("CLOUD_TRAINING", initial, threshold=2, extra=extra)
     sizes, moves, models = (10, 30), (1.0, 2.0), [dict[str, Any](), dict[str, Any]()]
 
     def work(index: int) -> list[dict[str, Any]]:

@@ -20,13 +20,17 @@ from fl_cluster.sdk.participation import (
     Finished,
     ModelCame,
     NotReady,
+    Objected,
     Offering,
+    Preparing,
     Refused,
     Rejected,
     Reporting,
     Rest,
+    Revealing,
     Rules,
     State,
+    Stepped,
     Trained,
     Training,
     Unreachable,
@@ -37,7 +41,7 @@ from fl_cluster.sdk.retry import Backoff
 
 RULES = Rules(patience_ms=5_000, trust_ms=1_000)
 OVER = (Finished, Unreachable, Rejected)
-ASKING = (Offering, Reporting, Awaiting, Closing)
+ASKING = (Offering, Preparing, Reporting, Revealing, Awaiting, Closing)
 
 hints = st.none() | st.integers(0, 100_000)
 verdicts = st.sampled_from(
@@ -46,6 +50,7 @@ verdicts = st.sampled_from(
         "already_checked_in",
         "stale_round",
         "not_in_cohort",
+        "unprepared",
         "duplicate",
         "enough",
         "late",
@@ -72,7 +77,15 @@ def happenings(draw: st.DrawFn, state: State, at_ms: int) -> Event:
     numbers = st.integers(1, 4)
     answered: st.SearchStrategy[Event]
     if isinstance(state, Offering):
-        answered = st.builds(Admitted, numbers, st.just(3), st.integers(0, 3), st.just(at_ms))
+        answered = st.builds(
+            Admitted, numbers, st.just(3), st.integers(0, 3), st.just(at_ms), st.booleans()
+        )
+    elif isinstance(state, Preparing | Revealing):
+        answered = (
+            st.builds(Stepped, st.booleans(), st.just(at_ms))
+            | st.builds(Objected, st.just("unsafe"), st.just(at_ms))
+            | st.builds(NotReady, st.integers(0, 1_000), st.just(at_ms))
+        )
     elif isinstance(state, Reporting):
         answered = st.just(Counted(at_ms))
     else:
@@ -104,8 +117,12 @@ def request_of(state: State) -> tuple[object, ...]:
     match state:
         case Offering():
             return ("check in",)
+        case Preparing():
+            return ("prepare", state.number, state.since_ms)
         case Reporting():
             return ("report", state.kept.number)
+        case Revealing():
+            return ("reveal", state.kept.number, state.since_ms)
         case Awaiting():
             return ("fetch", state.kept.number)
         case Closing():
@@ -131,7 +148,9 @@ def test_a_request_without_a_rest_follows_something_new(
 ) -> None:
     for _, event, after in life:
         if isinstance(after, ASKING) and after.rest is None:
-            progress = isinstance(event, Admitted | Trained | Counted | ModelCame)
+            progress = isinstance(
+                event, Admitted | Stepped | Objected | Trained | Counted | ModelCame
+            )
             over = isinstance(event, Refused) and event.verdict in {
                 "job_finished",
                 "enough",
@@ -145,10 +164,28 @@ def test_an_update_is_made_only_when_a_check_in_was_accepted(
     life: list[tuple[State, Event, State]],
 ) -> None:
     for before, event, after in life:
-        if isinstance(after, Training):
+        if isinstance(after, Training) and not after.is_masked:
             assert isinstance(before, Offering)
             assert isinstance(event, Admitted)
             assert after.number == event.number
+        elif isinstance(after, Training):
+            assert isinstance(before, Preparing)
+            assert event == Stepped(is_last=True, at_ms=event.at_ms)  # type: ignore[union-attr]
+            assert after.number == before.number
+
+
+@given(lives())
+def test_a_masked_update_is_reported_only_after_its_steps(
+    life: list[tuple[State, Event, State]],
+) -> None:
+    prepared: set[int] = set()
+    for before, event, after in life:
+        if isinstance(before, Preparing) and isinstance(event, Stepped) and event.is_last:
+            prepared.add(before.number)
+        if isinstance(after, Reporting) and after.kept.is_masked:
+            assert after.kept.number in prepared
+        if isinstance(event, Objected):
+            assert not isinstance(after, Preparing | Training | Reporting | Revealing)
 
 
 @given(lives())

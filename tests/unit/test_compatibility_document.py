@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fl_cluster
-from fl_cluster.api import refusals
+from fl_cluster.api import cipher_refusals, refusals
 from fl_cluster.api.refusals import Refusal
 from fl_cluster.config.keys import KEYS
 
@@ -55,6 +55,7 @@ def test_every_sentence_that_existing_devices_are_told_is_there() -> None:
     shown = re.sub(r"\{\w+\}", "{}", DOCUMENT)
     for refusal in (
         *(each for each in vars(refusals).values() if isinstance(each, Refusal)),
+        *(each for each in vars(cipher_refusals).values() if isinstance(each, Refusal)),
         *refusals.CHECK_IN.values(),
         *refusals.REPORT.values(),
     ):

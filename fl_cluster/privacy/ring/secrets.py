@@ -24,8 +24,8 @@ from fl_cluster.privacy.shamir import PRIME
 TAG_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
-_SHARE_BYTES: Final = (PRIME.bit_length() + 7) // 8
-SEALED_BYTES: Final = _NONCE_BYTES + 2 * _SHARE_BYTES + 16
+SHARE_BYTES: Final = (PRIME.bit_length() + 7) // 8
+SEALED_BYTES: Final = _NONCE_BYTES + 2 * SHARE_BYTES + 16
 _BLOCK: Final = 2**15
 _ZEROS: Final = bytes(8 * _BLOCK)
 _START: Final = bytes(16)
@@ -40,7 +40,7 @@ def derive(secret: bytes, purpose: bytes, first: bytes, second: bytes) -> bytes:
 def seal(key: bytes, bound_to: bytes, shares: tuple[int, int], stream: Stream) -> bytes:
     """The shares of a mask key and of a seed, for whoever has the key and knows `bound_to`."""
     nonce = stream.take(_NONCE_BYTES)
-    plain = b"".join(share.to_bytes(_SHARE_BYTES, "big") for share in shares)
+    plain = b"".join(share.to_bytes(SHARE_BYTES, "big") for share in shares)
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, bound_to)
 
 
@@ -52,11 +52,9 @@ def unseal(key: bytes, bound_to: bytes, sealed: bytes) -> tuple[int, int] | None
         )
     except (InvalidTag, ValueError):
         return None
-    first = int.from_bytes(plain[:_SHARE_BYTES], "big")
-    second = int.from_bytes(plain[_SHARE_BYTES:], "big")
-    return (
-        (first, second) if len(plain) == 2 * _SHARE_BYTES and max(first, second) < PRIME else None
-    )
+    first = int.from_bytes(plain[:SHARE_BYTES], "big")
+    second = int.from_bytes(plain[SHARE_BYTES:], "big")
+    return (first, second) if len(plain) == 2 * SHARE_BYTES and max(first, second) < PRIME else None
 
 
 def tag_of(key: bytes, digest: bytes) -> bytes:

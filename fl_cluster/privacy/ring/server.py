@@ -57,6 +57,10 @@ class Roster:
             raise PeerProtocolError(f"device {device!r} is not in the roster")
         return found
 
+    def find(self, device: str) -> int | None:
+        """Where the device stands; None when it is not in the roster."""
+        return self._indices.get(device)
+
     def view(self, device: str) -> RosterView:
         """What this device gets to see."""
         neighbours = self.leaves.graph[self.index(device)]
@@ -102,9 +106,9 @@ class Roster:
         """The confirmations that this device's neighbours sent it."""
         index = self.index(device)
         return {
-            sender: confirmation.tags[index]
-            for sender, confirmation in sorted(confirmations.items())
-            if index in confirmation.tags
+            sender: confirmations[sender].tags[index]
+            for sender in self.leaves.graph[index]
+            if sender in confirmations and index in confirmations[sender].tags
         }
 
     def check_reveal(self, reveal: Reveal, sharers: frozenset[int]) -> None:

@@ -80,6 +80,11 @@ class JobKeys:
         return self._key("signed", name)
 
     @property
+    def charges(self) -> str:
+        """Hash: name of a kind of noisy release -> how often it was made, in all runs."""
+        return self._key("charges")
+
+    @property
     def events(self) -> str:
         """Pub/sub channel: one word per change; the round's hash says what is true."""
         return self._key("events")
@@ -112,6 +117,10 @@ class JobKeys:
         """Hash: device id -> the certificates it checked in with, and when it signed that."""
         return self._key("round", ref, "attestations")
 
+    def noise(self, ref: str) -> str:
+        """String: the secret from which the noise of this round's sum is made."""
+        return self._key("round", ref, "noise")
+
     def visits(self, ref: str) -> str:
         """Hash: counter name -> how many requests of that kind and outcome came."""
         return self._key("round", ref, "visits")
@@ -125,6 +134,7 @@ class JobKeys:
             self.partials(ref),
             self.answered(ref),
             self.visits(ref),
+            self.noise(ref),
             *(self.step(ref, step) for step in Step),
         )
 

@@ -24,9 +24,9 @@ import aiohttp
 import numpy as np
 
 from fl_cluster.sdk import FederatedDevice, JobResult, RoundPlan, TrainResult
-from fl_cluster.sdk.life import RoundOutcome
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.transport import Limits
+from fl_cluster.sdk.work import RoundOutcome
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import RequestUpdateModel
 from harness import job

@@ -30,6 +30,14 @@ ANSWERS = {
     "pullWeight": "ResponsePullWeight",
     "pushWeight": "ResponsePushWeight",
     "pushMetrics": "ResponsePushMetrics",
+    "exchangeKeys": "ResponseExchangeKeys",
+    "getKeys": "ReturnExchangeKeys",
+    "shareSecrets": "ResponseShareSecrets",
+    "getSecrets": "ReturnShareSecrets",
+    "getClientList": "ReturnClientList",
+    "pushListSign": "ResponseClientListSign",
+    "getListSign": "ReturnAllClientListSign",
+    "reconstructSecrets": "ReconstructSecret",
 }
 
 CONFIG = """
@@ -255,7 +263,9 @@ class Cluster:
 
     def is_at(self, learning_rate: float, server: int) -> bool:
         """Whether this is what a server tells devices."""
-        reply = self.post("startFLJob", check_in("nobody", data_size=0), server=server)
+        unproved = dict.fromkeys(("key_attestation", "equip_cert", "equip_ca_cert"), "")
+        asked = check_in("nobody", data_size=0, sign_data=[], **unproved)
+        reply = self.post("startFLJob", asked, server=server)
         if len(reply.body) < 60:
             return False
         answer = read("ResponseFLJob", reply.body)

@@ -28,15 +28,17 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.api import plain_http
 from fl_cluster.api.bodies import BodyReader, ByteBudget
-from fl_cluster.api.contents import ContentReader
+from fl_cluster.api.contents import MASKED, ContentReader
 from fl_cluster.api.device import DevicePlane, Services
 from fl_cluster.api.dialects import PACKED_TYPE
 from fl_cluster.api.gatekeeper import Gatekeeper
 from fl_cluster.api.proofs import ProofDesk
 from fl_cluster.api.replies import Replies
 from fl_cluster.api.workers import WorkerPlane
+from fl_cluster.app.masking import MaskParts
+from fl_cluster.app.secure import SecureParts
 from fl_cluster.config.load import load
-from fl_cluster.config.schema import Settings
+from fl_cluster.config.schema import EncryptType, Settings
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import StoreUnavailable
 from fl_cluster.rounds.phases import Reason, RoundRef
@@ -46,6 +48,7 @@ from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.finish import EndedRound, Finisher, FinishRules
 from fl_cluster.service.job import plan_of
 from fl_cluster.service.retraining import RetrainingDesk
+from fl_cluster.service.unmasking import UnmaskerOfJob
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.memory import MemoryBlobStore, MemoryJobStore, MemoryRoundStore
@@ -193,6 +196,10 @@ class Caller:
         """The answer to `message`, on a connection of its own."""
         return await self._ask(self.request(message), ANSWERS[type(message)][1])
 
+    async def send_to(self, name: str, message: Any, cls: type[Any]) -> Reply:
+        """The answer, of that class, to `message` sent to the path of that name."""
+        return await self._ask(self.raw_request(name, self.codec.encode(message)), cls)
+
     async def send_raw(self, name: str, body: bytes) -> Reply:
         """The answer to any bytes sent to the path of that name."""
         answer = next(answer for path, answer in ANSWERS.values() if path == name)
@@ -301,6 +308,7 @@ class Member:
     visits: Visits
     deliveries: Deliveries
     finisher: Finisher
+    secure: SecureParts
     budget: ByteBudget
     listener: plain_http.Listener
     prefix: str
@@ -432,7 +440,11 @@ class Bench:
         name = f"member-{len(self.members)}"
         collector = Collector(view, stores, name, patience_ms=10_000)
         visits, deliveries = Visits(rounds), Deliveries(rounds)
-        rules = FinishRules(LEASE_MS, failures_told_at=3)
+        secure = SecureParts(self.settings, view, rounds, rounds)
+        masks = MaskParts(view, rounds, rounds)
+        unmaskers = {**masks.unmaskers, EncryptType.SECURE_AGGREGATION: secure.unmasker}
+        unmasker = UnmaskerOfJob(masks.parameters, unmaskers)
+        rules = FinishRules(LEASE_MS, failures_told_at=3, unmasker=unmasker)
         finisher = Finisher(view, stores, collector, self.records, visits, rules)
         replies = Replies(self.settings, view)
         services = Services(
@@ -446,13 +458,19 @@ class Bench:
         devices = DevicePlane(services, reader, hold_ms=hold_ms)
         prefix = self.settings.device.url_prefix
         workers = WorkerPlane(view, RetrainingDesk(view, stores, hold_ms=hold_ms), devices)
+        routes = devices.routes(prefix) | workers.routes(prefix)
+        if self.settings.encrypt.kind is EncryptType.SECURE_AGGREGATION:
+            routes |= secure.plane(devices).routes(prefix)
+        if self.settings.encrypt.kind in MASKED:
+            cipher = masks.plane(replies, self.proofs, devices, hold_ms=hold_ms)
+            routes |= cipher.routes(prefix)
         plane = plain_http.Plane(
-            devices.routes(prefix) | workers.routes(prefix),
+            routes,
             devices.broken,
             lambda request: devices.broken(request, None),
         )
         listener = await plain_http.listen(plane, "127.0.0.1", 0)
-        parts = (links, view, visits, deliveries, finisher, budget, listener)
+        parts = (links, view, visits, deliveries, finisher, secure, budget, listener)
         member = Member(self, *parts, prefix or "/")
         self.members.append(member)
         return member

@@ -21,18 +21,21 @@ from fl_cluster.api.management import ManagementPlane, Services, Sources
 from fl_cluster.config.changes import NAMES
 from fl_cluster.errors import FlClusterError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
+from fl_cluster.privacy.accountant import GaussianRelease, Ledger
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis, RoundPlan
 from fl_cluster.security.tokens import TokenRole
 from fl_cluster.service import token_changes
 from fl_cluster.service.inquiry import Inquiry, Witnesses
 from fl_cluster.service.link_keeper import LinkState, LinkStatus
+from fl_cluster.service.spending import Spending
 from fl_cluster.service.steering import Steering
 from fl_cluster.service.token_book import TokenBook
 from fl_cluster.service.token_changes import TokenWish
 from fl_cluster.store.durability import SENTENCES, Level, StoreDurability
 from fl_cluster.store.memory import MemoryJobStore
 from fl_cluster.store.memory_identity import MemoryTokenStore
+from fl_cluster.store.memory_privacy import MemoryPrivacyStore
 from fl_cluster.store.ports import ClaimRequest, JobRecord, ModelRecord, Offer, Outcome
 from fl_cluster.telemetry.load import Load
 
@@ -156,6 +159,7 @@ class Cluster:
         self.fleet = Fleet()
         self.write_fault: FlClusterError | None = None
         self.gatekeeper = Gatekeeper()
+        self.privacy = MemoryPrivacyStore(self.memory)
         self.port = 0
 
     async def open(self, **settings: object) -> None:
@@ -167,11 +171,12 @@ class Cluster:
     def plane(self) -> plain_http.Plane:
         jobs, rounds, members = (cast("Any", s) for s in (self.jobs, self.rounds, self.members))
         names = (f"i_{number}" for number in range(2, 100))
-        steering = Steering(rounds, jobs, self.fleet, lambda: next(names))
+        spending = Spending(self.privacy)
+        steering = Steering(rounds, jobs, self.fleet, lambda: next(names), spending)
         witnesses = Witnesses(
-            rounds, jobs, members, members, self.now_ms, self.write, self.unreachable
+            rounds, jobs, members, members, self.now_ms, self.write, self.unreachable, spending
         )
-        sources = Sources(jobs, rounds, members, cast("Any", self), self.fleet)
+        sources = Sources(jobs, rounds, members, cast("Any", self), self.fleet, None, spending)
         services = Services(steering, Inquiry("Lenet", witnesses), self.command_lines)
         return ManagementPlane("Lenet", sources, services, SCHEDULER, self.gatekeeper).plane()
 
@@ -512,6 +517,16 @@ class TestNewInstance:
         result = (await cluster.body("/queryInstance"))["result"]
         assert result == SETTINGS | asked
 
+    async def test_a_run_of_which_no_round_could_end_well_is_not_begun(self, cluster):
+        masked = json.dumps(SETTINGS | {"encrypt_type": "SECURE_AGGREGATION"})
+        cluster.memory.record = replace(cluster.memory.record, hyper_parameters=masked)
+        asked = {"start_fl_job_threshold": 10, "update_model_ratio": 0.3}
+
+        sentence = await cluster.refusal("/newInstance", json.dumps(asked).encode())
+
+        assert sentence.startswith("New instance failed: no round could end well: with 8 devices")
+        assert (await cluster.memory.rounds.snapshot()).successor == ""
+
     async def test_nothing_need_be_changed_and_the_state_does_not_matter(self, cluster):
         await cluster.ask("/disableFLS")
         assert (await cluster.body("/newInstance", {}))["code"] == "0"
@@ -784,6 +799,77 @@ def figures(answer: str) -> dict[str, str]:
     assert "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in head
     lines = [line for line in body.splitlines() if not line.startswith("#")]
     return dict(line.rsplit(" ", 1) for line in lines)
+
+
+NOISE = {
+    "privacy.noise": "central",
+    "privacy.clip_norm": 0.5,
+    "privacy.noise_multiplier": 2.0,
+    "privacy.epsilon_budget": 4.5,
+    "privacy.delta": 1e-5,
+}
+
+
+class TestPrivacy:
+    @pytest.fixture
+    async def noisy(self):
+        cluster = Cluster()
+        await cluster.open(cluster=NOISE)
+        await cluster.privacy.learn({"central 2.0": 2})
+        async for served in serve(cluster):
+            yield served
+
+    def epsilon(self, rounds):
+        return Ledger().after(GaussianRelease(2.0), rounds).epsilon(1e-5)
+
+    async def test_state_and_query_say_what_noise_has_cost(self, noisy):
+        spent = {
+            "clip_norm": 0.5,
+            "delta": 1e-5,
+            "epsilon": self.epsilon(2),
+            "epsilon_budget": 4.5,
+            "is_over": False,
+            "noise": "central",
+            "noise_multiplier": 2.0,
+            "rounds": 2,
+        }
+
+        assert (await noisy.body("/state"))["privacy"] == spent
+        answer = await noisy.body("/queryInstance")
+        assert answer["privacy"] == spent
+        assert not any("privacy" in name for name in answer["result"])
+
+    async def test_without_noise_the_answers_are_as_ever(self, cluster):
+        await cluster.privacy.learn({"central 2.0": 2})
+
+        assert "privacy" not in await cluster.body("/state?detail=1")
+        assert "privacy" not in await cluster.body("/queryInstance")
+
+    async def test_the_figures_have_it(self, noisy, cluster):
+        found = figures(await noisy.ask("/metrics", method="GET"))
+
+        assert float(found["fl_cluster_privacy_epsilon"]) == self.epsilon(2)
+        assert found["fl_cluster_privacy_epsilon_budget"] == "4.5"
+        assert found["fl_cluster_privacy_rounds"] == "2"
+        plain = figures(await cluster.ask("/metrics", method="GET"))
+        assert plain["fl_cluster_privacy_epsilon"] == "NaN"
+
+    async def test_no_run_begins_when_nothing_is_left(self, noisy):
+        await noisy.privacy.learn({"central 2.0": 3})
+
+        sentence = await noisy.refusal("/newInstance", b"{}")
+
+        assert sentence == (
+            "New instance failed: another round would exceed the privacy budget of the job; spent:"
+            f" epsilon {self.epsilon(3):.4g} of 4.5 at delta 1e-05 after 3 rounds"
+        )
+
+    async def test_a_damaged_charge_is_told_as_a_damaged_record(self, noisy):
+        noisy.privacy._charges["laplace 3"] = 1
+
+        assert await noisy.refusal("/state") == (
+            "Failed to get cluster state because of some inner error."
+        )
 
 
 class TestFigures:

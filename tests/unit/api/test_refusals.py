@@ -66,6 +66,7 @@ def test_a_status_says_the_same_as_the_word(refusal: Refusal) -> None:
         Verdict.NOT_IN_COHORT: 409,
         Verdict.STALE_ROUND: 409,
         Verdict.DUPLICATE: 409,
+        Verdict.UNPREPARED: 409,
         Word.NOT_READY: 202,
         Verdict.NOT_AGGREGATED: 202,
         Word.INVALID: 400,

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from fl_cluster.app.cli import main
-from fl_cluster.config import not_yet
-from fl_cluster.config.not_yet import Missing
 
 YAMLS = Path(__file__).parents[3] / "yamls"
 
@@ -41,20 +39,6 @@ def test_a_file_that_can_be_used_as_it_is(capsys: Capture) -> None:
     assert "a job can run with this file as it is" in shown.splitlines()[0]
     assert "supported, and different:" in shown
     assert "client.connection_num: 10000" in shown
-
-
-def test_a_file_that_asks_for_what_is_not_there_yet(
-    minimal: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = Missing("client.http_url_prefix", "/new/", "new prefixes", "/old/")
-    monkeypatch.setattr(not_yet, "MISSING", (row,))
-    file = change(minimal, "server_mode:", "client: {http_url_prefix: /new/}\nserver_mode:")
-
-    assert check(file) == 1
-
-    shown = capsys.readouterr().out
-    assert "this file asks for what is not supported yet" in shown
-    assert "it asks for new prefixes; until then: /old/" in shown
 
 
 def test_a_file_that_is_refused(minimal: Path, capsys: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,10 +20,12 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.app.hooks import NoHooks
 from fl_cluster.app.recorder import FileRecorder
 from fl_cluster.config.load import load
+from fl_cluster.config.protection import Protection
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.finish import EndedRound
+from fl_cluster.service.spending import Terms, spent_of
 from fl_cluster.store.checkpoints import CheckpointFolder
 from fl_cluster.store.ports import JobRecord, ReportedUpdate
 
@@ -270,3 +273,29 @@ def test_a_round_of_another_job_record_has_that_records_number_of_rounds(desk: D
     desk.recorder.record(replace(ended, job=replace(ended.job, rounds_total=9)))
 
     assert json.loads(desk.lines()[0])["flIterationNum"] == 9
+
+
+def test_what_noise_has_cost_is_in_line_log_and_file(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = {"privacy.noise": "central", "privacy.noise_multiplier": 2.0}
+    terms = Terms.of(Protection.parse({}, noise))
+    assert terms is not None
+    with caplog.at_level(logging.INFO):
+        for number in (1, 2):
+            spent = spent_of(terms, {terms.name: number})
+            desk.recorder.record(desk.ended(number, spent=spent))
+
+    line = json.loads(desk.lines()[-1])
+    assert (line["privacyRounds"], line["privacyEpsilonBudget"]) == (2, None)
+    assert line["privacyEpsilon"] == spent.epsilon
+    kept = json.loads((desk.folder / "fl_ckpt" / "Bench_privacy.json").read_text())
+    assert kept == {"central 2.0": 2}
+    assert f"round 2 of 3: {spent}" in caplog.text
+
+
+def test_without_noise_there_is_no_ledger(desk: Desk) -> None:
+    desk.recorder.record(desk.ended())
+
+    assert "privacy" not in desk.lines()[0]
+    assert not any("privacy" in name for name in desk.checkpoints())

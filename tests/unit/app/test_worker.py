@@ -44,18 +44,28 @@ def test_what_is_no_address_is_told_in_known_words(
 
 
 PROGRAM = """
-import signal, sys, time
+import os, signal, sys, time
 from fl_cluster.app.worker import before_sigterm
 if sys.argv[1] == "own":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("its own handler"))
-before_sigterm(lambda: print("left", flush=True))
+def leave():
+    # Not `print`: the signal may come while it is at work, and it cannot be entered twice.
+    os.write(1, b"left\\n")
+    if sys.argv[1] == "failing":
+        raise OSError("the store is away")
+before_sigterm(leave)
 print("ready", flush=True)
 time.sleep(30)
 """
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "code"), [("default", "left\n", -signal.SIGTERM), ("own", "", 1)]
+    ("kind", "said", "code"),
+    [
+        ("default", "left\n", -signal.SIGTERM),
+        ("failing", "left\n", -signal.SIGTERM),
+        ("own", "", 1),
+    ],
 )
 def test_sigterm_lets_a_worker_leave_and_ends_the_program_as_ever(
     kind: str, said: str, code: int

@@ -144,3 +144,22 @@ def test_a_current_value_that_is_out_of_range_has_to_be_replaced() -> None:
         merge(CURRENT | {"update_model_ratio": 1.5}, {})
 
     assert merge(CURRENT | {"update_model_ratio": 1.5}, {"update_model_ratio": 0.5})
+
+
+MASKED = CURRENT | {
+    "encrypt_type": "PW_ENCRYPT",
+    "share_secrets_ratio": 1.0,
+    "reconstruct_secrets_threshold": 1,
+}
+
+
+def test_no_run_begins_whose_masks_could_not_be_taken_off() -> None:
+    with pytest.raises(ConfigError) as caught:
+        merge(MASKED, {"start_fl_job_threshold": 4, "update_model_ratio": 0.25})
+
+    (problem,) = caught.value.problems
+    assert str(problem) == (
+        "cipher init fail. With these settings a round ends with 1 updates and at least 2 of"
+        " their devices have to help to read the sum"
+    )
+    assert merge(MASKED, {"start_fl_job_threshold": 4})["start_fl_job_threshold"] == 4

@@ -20,6 +20,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     },
     "encrypt.dp_encrypt": {"encrypt.encrypt_type": "DP_ENCRYPT"},
     "encrypt.signds": {"encrypt.encrypt_type": "SIGNDS"},
+    "encrypt.secure_aggregation": {"encrypt.encrypt_type": "SECURE_AGGREGATION"},
     "ssl": {
         "enable_ssl": True,
         "ssl.server_cert_path": "server.p12",
@@ -236,7 +237,10 @@ ENUMERATIONS = [
         "unsupervised.eval_type",
         "NOT_EVAL, SILHOUETTE_SCORE, CALINSKI_HARABASZ_SCORE, DAVIES_BOULDIN_SCORE",
     ),
-    ("encrypt.encrypt_type", "NOT_ENCRYPT, PW_ENCRYPT, STABLE_PW_ENCRYPT, DP_ENCRYPT, SIGNDS"),
+    (
+        "encrypt.encrypt_type",
+        "NOT_ENCRYPT, PW_ENCRYPT, STABLE_PW_ENCRYPT, DP_ENCRYPT, SIGNDS, SECURE_AGGREGATION",
+    ),
     ("compression.upload_compress_type", "NO_COMPRESS, DIFF_SPARSE_QUANT"),
     ("compression.download_compress_type", "NO_COMPRESS, QUANT"),
     ("cluster.durability", "durable, memory"),
@@ -331,6 +335,9 @@ def test_the_defaults_are_the_originals(bench):
     assert settings.device.url_prefix == ""
 
 
+LARGER = {"round.start_fl_job_threshold": 4}
+
+
 def test_the_defaults_of_the_new_section_are_these(bench):
     cluster = bench.server().cluster
 
@@ -348,6 +355,12 @@ def test_the_defaults_of_the_new_section_are_these(bench):
     assert cluster.redis_pool == 16
     assert cluster.log_level == "INFO"
     assert cluster.log_format == "text"
+    noise = bench.server().noise
+    assert (noise.kind, noise.clip_norm, noise.noise_multiplier) == ("none", 1.0, 1.0)
+    assert (noise.epsilon_budget, noise.delta) == (0.0, pytest.approx(1e-5))
+    ring = bench.server({"encrypt.encrypt_type": "SECURE_AGGREGATION"} | LARGER).encrypt.ring
+    assert (ring.corrupt, ring.dropout) == (pytest.approx(0.05), pytest.approx(0.2))
+    assert (ring.least_devices, ring.window_ms) == (3, 300_000)
 
 
 def test_floats_keep_what_single_precision_keeps(bench):
@@ -367,10 +380,24 @@ def test_masked_rounds_need_more_sharers_than_it_takes_to_rebuild(bench):
     masked = {**context_of("encrypt.pw_encrypt.x"), "round.start_fl_job_threshold": 1}
 
     refused = bench.problems(bench.server, masked)
-    accepted = bench.problems(bench.server, {**masked, "round.start_fl_job_threshold": 2})
 
     assert "cipher init fail." in refused[0]
-    assert not any("cipher init fail." in message for message in accepted)
+    assert bench.server({**masked, "round.start_fl_job_threshold": 2}).rounds.cohort_size == 2
+
+
+def test_masked_rounds_need_as_many_updates_as_devices_to_read_the_sum(bench):
+    masked = {
+        **context_of("encrypt.pw_encrypt.x"),
+        "round.start_fl_job_threshold": 4,
+        "round.update_model_ratio": 0.5,
+        "encrypt.pw_encrypt.reconstruct_secrets_threshold": 2,
+    }
+
+    (refused,) = bench.problems(bench.server, masked)
+
+    assert "cipher init fail." in refused
+    assert "ends with 2 updates and at least 3 of their devices have to help" in refused
+    assert bench.server({**masked, "round.update_model_ratio": 0.75})
 
 
 def test_the_number_of_sharers_shrinks_with_each_exchange(bench):
@@ -382,11 +409,24 @@ def test_the_number_of_sharers_shrinks_with_each_exchange(bench):
     }
 
     # 1000 devices at a half: 500, 250, and 125 that share.
-    enough = {**masked, "encrypt.pw_encrypt.reconstruct_secrets_threshold": 124}
+    enough = {**masked, "encrypt.pw_encrypt.reconstruct_secrets_threshold": 99}
     too_many = {**masked, "encrypt.pw_encrypt.reconstruct_secrets_threshold": 125}
 
-    assert not any("cipher" in message for message in bench.problems(bench.server, enough))
+    assert bench.server(enough).encrypt.masking.reconstruct_threshold == 99
     assert any("only 125 devices share" in m for m in bench.problems(bench.server, too_many))
+
+
+def test_no_secure_round_is_opened_that_cannot_end_well(bench):
+    def complaints(**changes: Any) -> list[str]:
+        own = {f"encrypt.secure_aggregation.{name}": value for name, value in changes.items()}
+        asked = {**context_of("encrypt.secure_aggregation.x"), **own}
+        return bench.problems(bench.server, {**asked, "round.start_fl_job_threshold": 4})
+
+    (too_few,) = complaints(least_devices=5)
+    (nobody,) = complaints(corrupt_ratio=0.5, dropout_ratio=0.5)
+
+    assert "a round admits only 4 devices" in too_few
+    assert "leaves no device to rely on" in nobody
 
 
 @pytest.mark.parametrize("kind", ["SIGNDS", "PW_ENCRYPT"])
@@ -397,10 +437,6 @@ def test_compression_gives_way_to_encryption_it_does_not_go_with(bench, kind):
         "compression.upload_compress_type": "DIFF_SPARSE_QUANT",
     }
 
-    if kind == "PW_ENCRYPT":
-        [message] = bench.problems(bench.server, changes)
-        assert f"The value {kind} of parameter 'encrypt.encrypt_type'" in message
-        return
     settings = bench.server(changes)
 
     assert settings.compression.upload == "NO_COMPRESS"

@@ -8,7 +8,6 @@ import pytest
 
 from fl_cluster.config.combinations import (
     ROWS,
-    SECURE_AGGREGATION,
     Axis,
     Outcome,
     all_combinations,
@@ -26,7 +25,7 @@ def test_the_defaults_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["NOT_ENCRYPT", "PW_ENCRYPT", "DP_ENCRYPT", "SIGNDS", SECURE_AGGREGATION]
+    "kind", ["NOT_ENCRYPT", "PW_ENCRYPT", "DP_ENCRYPT", "SIGNDS", "SECURE_AGGREGATION"]
 )
 def test_every_encryption_for_devices_is_allowed_by_itself(kind: str) -> None:
     for mode in ("FEDERATED_LEARNING", "HYBRID_TRAINING"):
@@ -49,7 +48,7 @@ def test_noise_and_compression_go_together_as_in_the_original() -> None:
 
 def test_masks_are_never_compressed() -> None:
     for chosen in all_combinations():
-        if chosen[Axis.ENCRYPT] not in ("PW_ENCRYPT", "STABLE_PW_ENCRYPT", SECURE_AGGREGATION):
+        if chosen[Axis.ENCRYPT] not in ("PW_ENCRYPT", "STABLE_PW_ENCRYPT", "SECURE_AGGREGATION"):
             continue
         judgement = judge(chosen)
         settled = {**chosen, **judgement.forced}
@@ -74,11 +73,28 @@ def test_a_changed_setting_is_not_refused_for_what_it_was() -> None:
     assert judgement.outcome is Outcome.FORCED
 
 
+def test_noise_of_servers_goes_with_updates_that_they_can_read_and_weigh() -> None:
+    for chosen in all_combinations():
+        if chosen[Axis.NOISE] != "central":
+            continue
+        is_read = chosen[Axis.ENCRYPT] == "NOT_ENCRYPT"
+        is_weights = chosen[Axis.AGGREGATION] in ("FedAvg", "FedProx")
+        is_refused = judge(chosen).outcome is Outcome.REFUSED
+        assert is_refused or (is_read and is_weights)
+
+    for mode in ("FEDERATED_LEARNING", "HYBRID_TRAINING", "CLOUD_TRAINING"):
+        assert judge(plain(noise="central", mode=mode)).outcome is Outcome.ALLOWED
+    small = plain(noise="central", upload="DIFF_SPARSE_QUANT", download="QUANT")
+    assert judge(small).outcome is Outcome.ALLOWED
+    scored = judge(plain(noise="central", evaluation="SILHOUETTE_SCORE"))
+    assert scored.outcome is Outcome.WARNED
+
+
 def test_evaluation_data_in_the_clear_are_said() -> None:
     score = "SILHOUETTE_SCORE"
 
     assert judge(plain(encrypt="PW_ENCRYPT", evaluation=score)).outcome is Outcome.WARNED
-    assert judge(plain(encrypt=SECURE_AGGREGATION, evaluation=score)).outcome is Outcome.REFUSED
+    assert judge(plain(encrypt="SECURE_AGGREGATION", evaluation=score)).outcome is Outcome.REFUSED
     assert judge(plain(evaluation=score)).outcome is Outcome.ALLOWED
 
 

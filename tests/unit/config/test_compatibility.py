@@ -17,7 +17,6 @@ from fl_cluster.config.compatibility import (
     standing_of,
 )
 from fl_cluster.config.keys import KEYS
-from fl_cluster.config.not_yet import MISSING
 from fl_cluster.config.schema import Role
 from fl_cluster.errors import ConfigError
 
@@ -90,16 +89,6 @@ def test_what_no_version_knows_is_ignored_with_a_guess(judged):
         "aggregation": "it is a section, but holds a single value",
     }
     assert judgement.worst is Standing.IGNORED
-
-
-@pytest.mark.parametrize("row", MISSING, ids=lambda row: f"{row.key}={row.value}")
-def test_what_is_not_supported_yet_is_told_with_what_to_write_until_then(judged, row):
-    value = {"true": True, "rediss://": "rediss://cache:6379"}.get(row.value, row.value)
-
-    found = finding(judged({row.key: value}), row.key)
-
-    assert found.standing is Standing.MISSING
-    assert row.instead in found.why
 
 
 def test_what_is_refused_is_told_in_the_originals_words(judged):

@@ -27,11 +27,13 @@ CLASSES = {
     "unsupervised": schema.UnsupervisedSettings,
     "encrypt": schema.EncryptSettings,
     "encrypt.pw_encrypt": schema.MaskingSettings,
+    "encrypt.secure_aggregation": schema.RingSettings,
     "encrypt.dp_encrypt": schema.PrivacySettings,
     "encrypt.signds": schema.SignSettings,
     "compression": schema.CompressionSettings,
     "client_verify": schema.VerifySettings,
     "client": schema.DeviceSettings,
+    "privacy": schema.NoiseSettings,
     "cluster": schema.ClusterSettings,
     "": schema.JobSettings,
 }
@@ -39,7 +41,7 @@ CLASSES = {
 MADE_FROM_SEVERAL_KEYS = {
     "distributed_cache": {"address"},
     "ssl": {"enabled"},
-    "encrypt": {"masking", "privacy", "signs"},
+    "encrypt": {"masking", "ring", "privacy", "signs"},
     "": {"file", "aggregation", "cache", "tls", "cluster", "warnings"},
 }
 

@@ -366,7 +366,7 @@ async def test_a_job_with_masked_updates_never_gets_a_plain_one(
     cluster = make_cluster(encryption="PW_ENCRYPT")
 
     async with serve(cluster) as url:
-        with pytest.raises(PeerProtocolError, match="PW_ENCRYPT"):
+        with pytest.raises(PeerProtocolError, match="masked updates without saying on what"):
             await a_device(url, adding(1.0)).run()
 
     assert cluster.bodies("updateModel") == []

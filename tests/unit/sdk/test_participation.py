@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fl_cluster.sdk.participation import (
@@ -15,14 +17,18 @@ from fl_cluster.sdk.participation import (
     Kept,
     ModelCame,
     NotReady,
+    Objected,
     Offering,
+    Preparing,
     Refused,
     Rejected,
     Reporting,
     Rest,
+    Revealing,
     Rules,
     Standing,
     State,
+    Stepped,
     Trained,
     Training,
     Unreachable,
@@ -36,6 +42,10 @@ KEPT = Kept(2, 100)
 OFFERING = Offering(standing=IN_ROUND_2)
 REPORTING = Reporting(standing=IN_ROUND_2, kept=KEPT)
 AWAITING = Awaiting(standing=IN_ROUND_2, kept=KEPT, since_ms=0)
+
+MASKED = Kept(2, 100, is_masked=True)
+PREPARING = Preparing(standing=IN_ROUND_2, number=2, since_ms=0)
+REVEALING = Revealing(standing=IN_ROUND_2, kept=MASKED, since_ms=0)
 
 
 def live(state: State, *events: Event) -> State:
@@ -52,6 +62,61 @@ def test_a_job_of_one_round_is_five_steps() -> None:
     end = live(begin(), Admitted(1, 1, 0, 0), Trained(), Counted(1), ModelCame(1, 2))
 
     assert end == Finished(Standing(1, 1))
+
+
+def test_a_masked_round_has_steps_before_and_after_the_report() -> None:
+    on, last = Stepped(is_last=False, at_ms=1), Stepped(is_last=True, at_ms=2)
+    training = live(begin(), Admitted(1, 1, 0, 0, is_masked=True), on, on, last)
+
+    revealing = live(training, Trained(), Counted(3))
+    end = live(revealing, on, last, ModelCame(1, 4))
+
+    assert training == Training(Standing(0, 1), 1, is_masked=True)
+    assert isinstance(revealing, Revealing)
+    assert end == Finished(Standing(1, 1))
+
+
+@pytest.mark.parametrize("verdict", ["stale_round", "unprepared", "enough", "invalid"])
+def test_a_device_without_a_place_among_the_masked_waits_for_another_round(verdict: str) -> None:
+    assert live(PREPARING, refused(verdict)) == Offering(standing=IN_ROUND_2, rest=Rest(50, 1))
+
+
+@pytest.mark.parametrize("verdict", ["stale_round", "unprepared", "enough", "duplicate"])
+def test_a_counted_device_whose_shares_are_not_needed_waits_for_the_model(verdict: str) -> None:
+    awaiting = live(REVEALING, refused(verdict))
+
+    assert awaiting == Awaiting(standing=IN_ROUND_2, kept=MASKED, since_ms=10)
+
+
+def test_a_step_without_an_answer_is_taken_again() -> None:
+    fault = Fault("reset", 5)
+
+    assert live(PREPARING, fault, fault) == Preparing(
+        standing=IN_ROUND_2, number=2, since_ms=0, rest=Rest(0, 2), trouble_since_ms=5
+    )
+    assert live(REVEALING, fault, NotReady(20, 9)) == Revealing(
+        standing=IN_ROUND_2, kept=MASKED, since_ms=0, rest=Rest(20, 1)
+    )
+
+
+def test_a_device_that_objects_says_nothing_more_in_the_round() -> None:
+    unsafe = Objected("the list of counted devices is empty", 7)
+
+    assert live(PREPARING, unsafe) == Offering(standing=IN_ROUND_2, rest=Rest(5_000, 1))
+    assert live(REVEALING, unsafe) == Awaiting(standing=IN_ROUND_2, kept=MASKED, since_ms=7)
+
+
+def test_others_that_take_long_make_the_device_check_that_it_is_still_known() -> None:
+    rest = Rest(20, 1)
+
+    unsure = live(PREPARING, NotReady(20, 99), NotReady(20, 100))
+    assert unsure == replace(PREPARING, rest=rest, is_doubting=True)
+    assert live(unsure, Stepped(is_last=False, at_ms=120)) == replace(PREPARING, since_ms=120)
+    assert live(unsure, refused("unprepared")) == Offering(standing=IN_ROUND_2, rest=Rest(50, 1))
+    doubting = live(REVEALING, NotReady(20, 100))
+    assert doubting == Offering(standing=IN_ROUND_2, rest=rest, kept=Kept(2, 200, is_masked=True))
+    again = live(doubting, Admitted(2, 3, 1, 120, is_masked=True))
+    assert live(again, refused("unprepared")) == Offering(standing=IN_ROUND_2, rest=Rest(50, 1))
 
 
 def test_the_next_round_begins_with_a_new_check_in_at_once() -> None:
@@ -95,7 +160,7 @@ def test_a_report_that_is_not_needed_leads_to_the_model_of_the_round(verdict: st
 
 
 @pytest.mark.parametrize("verdict", ["invalid", "out_of_range", "too_large", "http_404"])
-@pytest.mark.parametrize("state", [OFFERING, REPORTING, AWAITING])
+@pytest.mark.parametrize("state", [OFFERING, PREPARING, REPORTING, REVEALING, AWAITING])
 def test_a_refusal_for_good_ends_the_participation(state: State, verdict: str) -> None:
     after = live(state, refused(verdict, None))
 
@@ -103,7 +168,7 @@ def test_a_refusal_for_good_ends_the_participation(state: State, verdict: str) -
     assert (after.verdict, after.reason) == (verdict, "because")
 
 
-@pytest.mark.parametrize("state", [OFFERING, REPORTING, AWAITING])
+@pytest.mark.parametrize("state", [OFFERING, PREPARING, REPORTING, REVEALING, AWAITING])
 def test_a_finished_job_gives_its_last_model_first(state: State) -> None:
     closing = live(state, refused("job_finished", None))
 

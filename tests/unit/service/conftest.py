@@ -31,9 +31,12 @@ from fl_cluster.rounds.plan import RoundPlan
 from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
 from fl_cluster.service.finish import EndedRound, Finisher, FinishRules
+from fl_cluster.service.noising import NoiseDesk
+from fl_cluster.service.spending import Spending
 from fl_cluster.service.view import JobView, Stores
 from fl_cluster.service.visits import Visits
 from fl_cluster.store.memory import MemoryBlobStore, MemoryJobStore, MemoryRoundStore
+from fl_cluster.store.memory_privacy import MemoryPrivacyStore
 from fl_cluster.store.ports import Buffer, JobRecord, ModelRecord, Offer, Snapshot, UpdateRecord
 
 SETTINGS = {
@@ -285,6 +288,9 @@ class World:
         self.data_sizes: dict[str, int] = {}
         self.sent: dict[str, Update] = {}
         self.rng = np.random.default_rng(7)
+        self.settings: dict[str, Any] = {}
+        """Of the job, beside those that every job has."""
+        self.privacy = MemoryPrivacyStore(self.job_store)
 
     def now_ms(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)
@@ -303,7 +309,9 @@ class World:
         values = self.rng.normal(size=self.layout.size).astype(np.float32)
         self.model = Model(self.layout, values)
         self.first = RoundRef("run-1", 1)
-        job = JobRecord("run-1", rounds_total, json.dumps(SETTINGS), self.layout.to_json())
+        job = JobRecord(
+            "run-1", rounds_total, json.dumps(SETTINGS | self.settings), self.layout.to_json()
+        )
         scales = exponents(self.model, self.plan.cohort_size)
         record = ModelRecord(0, "model-0", values.nbytes, self.model.digest, scales)
         await self.blob_store.put("model-0", values.data, None)
@@ -327,7 +335,8 @@ class World:
         collector = Collector(view, stores, name, patience_ms, is_durable=is_durable)
         recorder = NotedRounds(view, current=lambda: self.round_store._round.phase.ref)
         visits = Visits(stores.rounds)
-        rules = FinishRules(LEASE_MS, failures_told_at=3)
+        noise = NoiseDesk(self.privacy, Spending(self.privacy))
+        rules = FinishRules(LEASE_MS, failures_told_at=3, noise=noise)
         finisher = Finisher(view, stores, collector, recorder, visits, rules)
         desk = CheckInDesk(view, stores.rounds)
         await view.refresh()

@@ -10,12 +10,15 @@ from dataclasses import replace
 
 import pytest
 
+from fl_cluster.config.protection import Protection
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.events import Verdict
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import Reason, RoundRef
-from fl_cluster.rounds.plan import Millis, RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, Millis, RoundPlan
 from fl_cluster.service.explain import IDLE_MS, LONG_MS, OVERDUE_MS, WHY, explain
 from fl_cluster.service.explanation import Cause, Explanation, Facts
+from fl_cluster.service.spending import Terms, spent_of
 from fl_cluster.store.memory import MemoryJobStore, MemoryRoundStore
 from fl_cluster.store.ports import (
     ClaimRequest,
@@ -146,7 +149,32 @@ async def aggregating(stage: Stage) -> Stage:
     return await stage.report("a", "b", "c", at=5_000)
 
 
+NOISE = {
+    "privacy.noise": "central",
+    "privacy.noise_multiplier": 1.0,
+    "privacy.clip_norm": 1.0,
+    "privacy.epsilon_budget": 9.5,
+    "privacy.delta": 1e-5,
+}
+
+
 class TestJob:
+    async def test_a_job_that_ended_early_has_spent_its_privacy_budget(self, stage):
+        await aggregating(stage)
+        await (await stage.lease(at=6_000)).publish(closes=True)
+        terms = Terms.of(Protection.parse({}, NOISE))
+        spent = spent_of(terms, {terms.name: 3})
+
+        found = await stage.ask(at=7_000, spent=spent)
+
+        assert found.cause is Cause.BUDGET_SPENT
+        assert found.sentence == (
+            "The job ended after round 7 of 25: another round would exceed its privacy budget;"
+            f" {spent} is spent."
+        )
+        assert str(spent).startswith("epsilon 9.01 of 9.5 ")
+        assert str(spent).endswith(" at delta 1e-05 after 3 rounds")
+
     async def test_a_store_without_the_job(self):
         found = explain(Facts(at=Millis(T0), job_name="Lenet", snapshot=None))
 
@@ -553,11 +581,73 @@ class TestRetraining:
         assert found.then == "the next round opens with the new weights"
 
 
+MASKED = replace(PLAN, exchange=ExchangePlan(3, 3, 2, 2, window_ms=5_000))
+
+
+class TestMaskedRounds:
+    @pytest.fixture
+    async def stage(self):
+        return await (await Stage().open(plan=MASKED)).join("d1", "d2", "d3")
+
+    async def tell(self, stage, step, *devices, at=1_000):
+        for device in devices:
+            told = stage.rounds.tell(await stage.ref(), step, device, b"", Millis(T0 + at))
+            assert await told is Verdict.ACCEPTED
+        told = {each: len(await stage.rounds.told(await stage.ref(), each)) for each in Step}
+        stage.facts = replace(stage.facts, told=told)
+
+    async def unmasking(self, stage):
+        everybody = ("d1", "d2", "d3")
+        for step in (Step.KEYS, Step.KEYS_READ, Step.SHARES, Step.SHARES_READ):
+            await self.tell(stage, step, *everybody)
+        await stage.report(*everybody, at=2_000)
+        await self.tell(stage, Step.LIST_READ, *everybody, at=3_000)
+
+    async def test_a_step_that_too_few_have_taken_is_named_with_its_window(self, stage):
+        await self.tell(stage, Step.KEYS, "d1", "d2")
+
+        found = await stage.ask(at=2_000)
+
+        assert found.cause is Cause.WAITING_FOR_EXCHANGE
+        assert found.sentence == (
+            "Round 7 of 25 waits for devices to offer keys for masks: 2 of 3 have."
+        )
+        assert (found.have, found.need, found.until) == (2, 3, T0 + 6_000)
+        assert found.then.startswith("the round is abandoned (cipher_time_window")
+
+    async def test_before_enough_devices_are_in_it_waits_for_devices(self):
+        stage = await (await Stage().open(plan=MASKED)).join("d1", "d2")
+
+        assert (await stage.ask(at=2_000)).cause is Cause.WAITING_FOR_DEVICES
+
+    async def test_once_secrets_are_shared_it_waits_for_updates(self, stage):
+        for step in (Step.KEYS, Step.KEYS_READ):
+            await self.tell(stage, step, "d1", "d2", "d3")
+        sharing = await stage.ask(at=2_000)
+        await self.tell(stage, Step.SHARES, "d1", "d2", "d3")
+
+        assert "share the secrets behind their masks: 0 of 3" in sharing.sentence
+        assert (await stage.ask(at=2_000)).cause is Cause.WAITING_FOR_UPDATES
+
+    async def test_the_steps_after_the_updates_are_named_one_after_the_other(self, stage):
+        await self.unmasking(stage)
+        signing = await stage.ask(at=4_000)
+        await self.tell(stage, Step.SIGNATURES, "d1", "d2", at=4_500)
+        await self.tell(stage, Step.REVEALS, "d1", at=5_000)
+
+        revealing = await stage.ask(at=6_000)
+
+        assert "sign the list of those whose updates are in the sum: 0 of 2" in signing.sentence
+        assert "reveal what takes the masks off the sum: 1 of 2 have" in revealing.sentence
+        assert revealing.until == T0 + 10_000
+
+
 def test_every_cause_that_is_not_the_store_s_is_staged_here():
     """What the store's own trouble is called is tested against the store."""
     staged = {
         Cause.NO_JOB,
         Cause.JOB_FINISHED,
+        Cause.BUDGET_SPENT,
         Cause.JOB_DISABLED,
         Cause.NO_SERVER,
         Cause.LEASES_EXPIRED,
@@ -565,6 +655,7 @@ def test_every_cause_that_is_not_the_store_s_is_staged_here():
         Cause.WAITING_FOR_FIRST_DEVICE,
         Cause.WAITING_FOR_DEVICES,
         Cause.WAITING_FOR_UPDATES,
+        Cause.WAITING_FOR_EXCHANGE,
         Cause.WAITING_FOR_COMMIT,
         Cause.WAITING_FOR_WORKER,
         Cause.WINDOW_OVER,

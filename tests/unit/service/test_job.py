@@ -16,7 +16,7 @@ from fl_cluster.aggregate.scale import exponents
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import JobLost, StartupError, StoreUnavailable
 from fl_cluster.rounds.phases import Reason, RoundRef
-from fl_cluster.rounds.plan import RoundPlan
+from fl_cluster.rounds.plan import ExchangePlan, RoundPlan
 from fl_cluster.service.job import StartingPoint, open_job, plan_of, rebuild_job
 from fl_cluster.service.view import JobView, Stores
 
@@ -83,6 +83,22 @@ def empty(world, interposed) -> Empty:
 
 def test_the_plan_is_that_of_the_shared_parameters():
     assert plan_of(parameters()) == RoundPlan(10, 5, 1000, 2000, 3000)
+
+
+def test_rounds_of_secure_aggregation_wait_for_fewer_devices_step_by_step():
+    masked = parameters(encrypt_type="SECURE_AGGREGATION", update_model_ratio=0.7)
+
+    assert plan_of(masked).exchange == ExchangePlan(9, 8, 7, 7, 300_000)
+
+
+async def test_a_job_of_which_no_round_could_end_well_is_not_opened(empty):
+    stores, _, _ = empty.stores()
+    masked = parameters(encrypt_type="SECURE_AGGREGATION", update_model_ratio=0.3)
+
+    with pytest.raises(StartupError, match="No round of this job could end well: with 8 devices"):
+        await open_job(stores, masked, starting_point(), "run-1")
+
+    assert await stores.jobs.job() is None
 
 
 async def test_the_first_member_creates_the_job(empty):

@@ -11,6 +11,7 @@ import pytest
 
 from fl_cluster.telemetry.summary import (
     ParticipationLevels,
+    PrivacySpent,
     RoundSummary,
     Visits,
     failure_line,
@@ -65,6 +66,21 @@ def record(**changes):
 
 def test_the_line_is_the_one_the_original_wrote():
     assert metrics_line(a_summary(), ZONE) == OBSERVED
+
+
+def test_what_noise_has_cost_is_said_where_there_is_any():
+    spent = PrivacySpent(3.25, 1e-05, None, 12)
+
+    line = record(privacy=spent)
+
+    assert {name: line.pop(name) for name in list(line) if name.startswith("privacy")} == {
+        "privacyDelta": 1e-05,
+        "privacyEpsilon": 3.25,
+        "privacyEpsilonBudget": None,
+        "privacyRounds": 12,
+    }
+    assert line == json.loads(OBSERVED)
+    assert record(privacy=PrivacySpent(math.inf, 1e-5, 8.0, 1))["privacyEpsilon"] is None
 
 
 def test_a_failed_round_says_so():

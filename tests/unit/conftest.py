@@ -14,7 +14,7 @@ import pytest
 
 from fl_cluster.wire import flat
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 class HashStream:

@@ -1,0 +1,142 @@
+"""A device of the SDK in a round of secure aggregation (`SECURE_AGGREGATION`).
+
+    secure/offer  roster  share  delivery  (training, updateModel)
+    secure/survivors  confirm  tags  reveal
+
+What is uploaded are the integers that a server would make of the plain update, under masks that
+cover the whole ring: the sum of all devices has the bits of the plain run, and one upload says
+nothing.  What the device insists on is `privacy.ring.device`'s; what goes against it is a
+PeerProtocolError, and the device says nothing more in this round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fl_cluster.errors import CallerProtocolError, PeerProtocolError
+from fl_cluster.kernels.bounds import term_bound
+from fl_cluster.kernels.native import Integers
+from fl_cluster.privacy.draws import Stream
+from fl_cluster.privacy.ring import packing
+from fl_cluster.privacy.ring.device import Identity, RingDevice
+from fl_cluster.privacy.ring.messages import RingRound, RosterView
+from fl_cluster.privacy.ring.packing import Place
+from fl_cluster.privacy.ring.terms import terms_of
+from fl_cluster.sdk.exchange import Exchange, Question, Steps, Tensors
+from fl_cluster.sdk.identity import DeviceIdentity
+from fl_cluster.sdk.peers import ring_identity
+from fl_cluster.wire.messages import (
+    RequestSecureRead,
+    ResponseSecureDelivery,
+    ResponseSecureRoster,
+    ResponseSecureStep,
+    ResponseSecureSurvivors,
+    ResponseSecureTags,
+    SecureRound,
+)
+from fl_cluster.wire.schema import AnyMessage
+
+HOLD_MS = 20_000
+"""How long a server may hold a read that others have to come first for."""
+NOT_NEEDED = frozenset({"enough"})
+"""What a step is refused with that may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumTerms:
+    """How updates become terms of the exact sum, and in which round."""
+
+    ring: RingRound
+    exponents: Mapping[str, int]
+    """By tensor, in the order of the sum."""
+    sizes: Mapping[str, int]
+    bound: int
+
+    @classmethod
+    def of(cls, announced: SecureRound | None, job: str, number: int) -> SumTerms:
+        """PeerProtocolError when the announcement makes no sense."""
+        if announced is None or not announced.tensors or announced.cohort_size < 1:
+            raise PeerProtocolError("the job asks for secure aggregation without saying of what")
+        named = [(tensor.weight_fullname or "", tensor) for tensor in announced.tensors]
+        return cls(
+            packing.ring_round(announced, job, number),
+            {name: tensor.exponent for name, tensor in named},
+            {name: tensor.elements for name, tensor in named},
+            term_bound(announced.cohort_size),
+        )
+
+    def of_update(self, trained: Tensors, data_size: int) -> Integers:
+        """The terms of an update; CallerProtocolError when one is out of range."""
+        for name, size in self.sizes.items():
+            if name not in trained or trained[name].size != size:
+                raise PeerProtocolError(
+                    f"the job adds {size} elements of tensor {name!r}, which its model does not"
+                    " have"
+                )
+        tensors = [trained[name].reshape(-1) for name in self.sizes]
+        try:
+            return terms_of(tensors, list(self.exponents.values()), data_size, self.bound)
+        except ValueError as exc:
+            raise CallerProtocolError(f"the update does not fit into the sum: {exc}") from exc
+
+
+class SecureDevice(Exchange):
+    """One device in one round."""
+
+    def __init__(
+        self, terms: SumTerms, device: str, stream: Stream, identity: DeviceIdentity | None = None
+    ) -> None:
+        """PeerProtocolError when the round does not meet the device's demands."""
+        super().__init__()
+        self._terms = terms
+        self._device = device
+        self._place = Place.of(terms.ring)
+        signing = Identity() if identity is None else ring_identity(identity)
+        self._ring = RingDevice(terms.ring, device, stream, signing)
+        self._view = RosterView((), {})
+        self._mask: Integers | None = None
+
+    def _prepare(self) -> Steps:
+        offer = packing.pack_offer(self._place, self._ring.offer)
+        yield Question("secure/offer", _always(offer), ResponseSecureStep)
+        roster = yield Question("secure/roster", self._reading(), ResponseSecureRoster)
+        self._view = packing.unpack_roster(roster)
+        sharing = packing.pack_sharing(self._place, self._ring.share(self._view))
+        yield Question("secure/share", _always(sharing), ResponseSecureStep)
+        answer = yield Question("secure/delivery", self._reading(), ResponseSecureDelivery)
+        delivery = packing.unpack_delivery(answer, len(self._view.leaves), self._view.offers)
+        # The mask alone, now: whatever is wrong with the delivery, no training was in vain.
+        zeros = np.zeros(self._terms.ring.element_count, np.int64)
+        self._mask = self._ring.report(delivery, zeros)
+
+    def fields(self, trained: Tensors, data_size: int) -> dict[str, Any]:
+        """The terms of the sum, modulo 2**64 under the mask, which is used up."""
+        terms, mask = self._terms.of_update(trained, data_size), self._mask
+        assert mask is not None, "an update is masked once, when shares came"
+        self._mask = None
+        terms += mask
+        return {"masked_terms": packing.pack_terms(terms)}
+
+    def _reveal(self) -> Steps:
+        size = len(self._view.leaves)
+        answer = yield Question("secure/survivors", self._reading(), ResponseSecureSurvivors)
+        counted = packing.unpack_survivors(answer, size)
+        confirmed = packing.pack_confirmation(self._place, self._ring.confirm(counted))
+        yield Question("secure/confirm", _always(confirmed), ResponseSecureStep, NOT_NEEDED)
+        tags = yield Question("secure/tags", self._reading(), ResponseSecureTags)
+        revealed = self._ring.reveal(packing.unpack_tags(tags, size))
+        message = packing.pack_reveal(self._place, revealed, size)
+        yield Question("secure/reveal", _always(message), ResponseSecureStep, NOT_NEEDED)
+
+    def _reading(self) -> Callable[[str], AnyMessage]:
+        place = self._place
+        return _always(RequestSecureRead(self._device, place.number, place.attempt, HOLD_MS))
+
+
+def _always(message: AnyMessage) -> Callable[[str], AnyMessage]:
+    """The same message at any time."""
+    return lambda _: message

@@ -1,0 +1,377 @@
+"""Devices of the SDK in masked rounds, in a cluster of real processes: who drops out, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from numpy.typing import NDArray
+
+from fl_cluster.app import launch
+from fl_cluster.app.demo_cluster import free_ports
+from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
+from fl_cluster.sdk import (
+    DeviceIdentity,
+    FederatedDevice,
+    JobResult,
+    RoundPlan,
+    TrainResult,
+    open_session,
+)
+from fl_cluster.sdk.retry import Backoff
+from fl_cluster.store.model_files import write_model
+from fl_cluster.store.redis import embedded
+
+pytestmark = [pytest.mark.cluster, pytest.mark.redis]
+
+Weights = dict[str, NDArray[np.float32]]
+YAML = Path(__file__).parents[2] / "yamls" / "digits.yaml"
+INITIAL: Weights = {
+    "layer.bias": np.zeros(4, np.float32),
+    "layer.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 8,
+}
+DEVICES = 6
+NAMES = [f"device-{index}" for index in range(1, DEVICES + 1)]
+
+SETTINGS = {
+    "round.start_fl_job_threshold": str(DEVICES),
+    "round.update_model_ratio": "0.8",
+    "encrypt.encrypt_type": "PW_ENCRYPT",
+    "encrypt.pw_encrypt.share_secrets_ratio": "1.0",
+    "encrypt.pw_encrypt.cipher_time_window": "20000",
+    "encrypt.pw_encrypt.reconstruct_secrets_threshold": "3",
+}
+FEWER = {"round.update_model_ratio": "0.6", "encrypt.pw_encrypt.share_secrets_ratio": "0.8"}
+"""Five of six offer keys, four of them share, and four updates are the round's."""
+
+
+class Gone(Exception):
+    """The device is switched off."""
+
+
+class Line:
+    """A device's connection: it dies at an endpoint, or loses the first answer of each."""
+
+    def __init__(self, session: aiohttp.ClientSession, dies_at: str, *, is_bad: bool) -> None:
+        self.session = session
+        self.dies_at = dies_at
+        self.is_bad = is_bad
+        self.lost: set[str] = set()
+
+    def post(self, url: str, **request: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        endpoint = url.rpartition("/")[2]
+        if endpoint == self.dies_at:
+            raise Gone(endpoint)
+        sent = self.session.post(url, **request)
+        if not self.is_bad or endpoint in self.lost:
+            return sent
+        self.lost.add(endpoint)
+        return _without_answer(sent)
+
+
+@asynccontextmanager
+async def _without_answer(
+    sent: AbstractAsyncContextManager[aiohttp.ClientResponse],
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    async with sent as response:
+        await response.read()
+        raise aiohttp.ServerDisconnectedError
+        yield response
+
+
+@contextmanager
+def running(folder: Path, rounds: int, settings: Mapping[str, str]) -> Iterator[list[Started]]:
+    """A scheduler and two servers with an embedded Redis; the servers come last."""
+    write_model(folder / "initial.npz", INITIAL)
+    manage, *ports = free_ports([0, 0, 0])
+    options = LaunchOptions(
+        str(YAML),
+        log_dir=folder / "logs",
+        overrides={
+            **SETTINGS,
+            "fl_iteration_num": str(rounds),
+            "cluster.data_dir": str(folder),
+            "summary.metrics_file": str(folder / "metrics.json"),
+            "summary.failure_event_file": str(folder / "event.txt"),
+            **settings,
+        },
+    )
+    commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
+    for port in ports:
+        servers = ServerLaunch(
+            http_address=f"127.0.0.1:{port}",
+            checkpoint_dir=str(folder / "checkpoints"),
+            model=str(folder / "initial.npz"),
+        )
+        commands += launch.server_commands(options, servers, lambda _: None)
+    started = launch.start(commands, patience_s=30.0, tell=lambda _: None)
+    try:
+        yield started
+    finally:
+        launch.stop(started)
+        embedded.stop_if_unused(folder)
+
+
+def size_of(name: str) -> int:
+    return 10 * (NAMES.index(name) + 1)
+
+
+def trained_by(name: str, weights: Weights) -> Weights:
+    """What a device makes of a model: something else in every element."""
+    rng = np.random.default_rng(NAMES.index(name))
+    return {
+        tensor: values + rng.standard_normal(values.shape).astype(np.float32)
+        for tensor, values in weights.items()
+    }
+
+
+def trainer(name: str, *, dies: bool, on_train: Callable[[str], None]) -> Any:
+    def train(weights: Weights, plan: RoundPlan) -> TrainResult:
+        if dies:
+            raise Gone("train")
+        on_train(name)
+        return TrainResult(trained_by(name, weights))
+
+    return train
+
+
+async def take_part(
+    cluster: list[Started],
+    deaths: Mapping[str, str],
+    *,
+    is_bad: bool = False,
+    on_train: Callable[[str], None] = lambda name: None,
+) -> dict[str, JobResult | BaseException]:
+    """What became of each device; `deaths` says at which endpoint, or in training, it dies."""
+    urls = [f"http://{server.address}" for server in cluster[1:]]
+    async with open_session(devices=DEVICES) as session:
+        devices = [
+            FederatedDevice(
+                urls,
+                device_id=name,
+                train=trainer(name, dies=deaths.get(name) == "train", on_train=on_train),
+                data_size=size_of(name),
+                session=Line(session, deaths.get(name, ""), is_bad=is_bad),  # type: ignore[arg-type]
+                patience_s=20.0,
+                backoff=Backoff(base_ms=50, most_ms=500),
+                source=random.Random(name),
+            )
+            for name in NAMES
+        ]
+        async with asyncio.timeout(50):
+            found = await asyncio.gather(
+                *(device.run() for device in devices), return_exceptions=True
+            )
+    return dict(zip(NAMES, found, strict=True))
+
+
+def alive(found: Mapping[str, JobResult | BaseException]) -> dict[str, JobResult]:
+    return {name: result for name, result in found.items() if isinstance(result, JobResult)}
+
+
+def counted_of(found: Mapping[str, JobResult | BaseException]) -> list[str]:
+    return [name for name, result in alive(found).items() if result.rounds == (1,)]
+
+
+def mean_of(counted: list[str], start: Weights) -> Weights:
+    sizes = [size_of(name) for name in counted]
+    updates = [trained_by(name, start) for name in counted]
+    return {
+        tensor: np.average([update[tensor] for update in updates], axis=0, weights=sizes)
+        for tensor in start
+    }
+
+
+def assert_plain_mean(
+    found: Mapping[str, JobResult | BaseException], counted: list[str], deaths: Mapping[str, str]
+) -> None:
+    """Everybody alive holds the mean of these devices' updates, and only the dead are missing."""
+    assert {name for name in NAMES if name not in alive(found)} == set(deaths)
+    assert all(isinstance(found[name], Gone) for name in deaths), found
+    expected = mean_of(counted, INITIAL)
+    for result in alive(found).values():
+        assert result.final_round == 1
+        for tensor, values in expected.items():
+            # A mask of up to 5 pairs of float32, each at most 1, on sums of up to 1,000.
+            np.testing.assert_allclose(result.weights[tensor], values, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [{}, {"device-6": "exchangeKeys"}, {"device-2": "getKeys"}, {NAMES[4]: "shareSecrets"}],
+)
+async def test_who_drops_out_before_sharing_is_not_missed(
+    tmp_path: Path, deaths: dict[str, str]
+) -> None:
+    with running(tmp_path, 1, FEWER) as cluster:
+        found = await take_part(cluster, deaths)
+
+    counted = counted_of(found)
+    assert len(counted) == 4
+    assert_plain_mean(found, counted, deaths)
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        {"device-3": "getSecrets"},
+        {"device-6": "train"},
+        {"device-1": "updateModel"},
+    ],
+)
+async def test_the_masks_of_who_drops_out_after_sharing_are_undone(
+    tmp_path: Path, deaths: dict[str, str]
+) -> None:
+    with running(tmp_path, 1, {}) as cluster:
+        found = await take_part(cluster, deaths)
+
+    counted = [name for name in NAMES if name not in deaths]
+    assert counted_of(found) == counted
+    assert_plain_mean(found, counted, deaths)
+
+
+@pytest.mark.parametrize("endpoint", ["getClientList", "reconstructSecrets"])
+async def test_who_drops_out_after_its_update_is_counted(tmp_path: Path, endpoint: str) -> None:
+    deaths = {"device-6": "train", "device-5": endpoint}
+
+    with running(tmp_path, 1, {}) as cluster:
+        found = await take_part(cluster, deaths)
+
+    assert counted_of(found) == NAMES[:4]
+    assert_plain_mean(found, NAMES[:5], deaths)
+
+
+async def test_every_step_is_taken_once_however_many_answers_are_lost(tmp_path: Path) -> None:
+    everybody = {"round.update_model_ratio": "1.0"}
+
+    with running(tmp_path, 1, everybody) as cluster:
+        found = await take_part(cluster, {}, is_bad=True)
+
+    assert counted_of(found) == NAMES
+    assert_plain_mean(found, NAMES, {})
+
+
+async def test_a_server_that_dies_in_a_masked_round_costs_nobody_the_round(
+    tmp_path: Path,
+) -> None:
+    everybody = {"round.update_model_ratio": "1.0"}
+
+    with running(tmp_path, 1, everybody) as cluster:
+        doomed = [cluster[-1]]
+
+        def on_train(name: str) -> None:
+            if doomed:
+                os.kill(doomed.pop().pid, signal.SIGKILL)
+
+        found = await take_part(cluster, {}, on_train=on_train)
+
+    assert counted_of(found) == NAMES
+    assert_plain_mean(found, NAMES, {})
+
+
+async def test_rounds_follow_each_other_with_fresh_keys(tmp_path: Path) -> None:
+    everybody = {"round.update_model_ratio": "1.0"}
+
+    with running(tmp_path, 3, everybody) as cluster:
+        found = await take_part(cluster, {})
+
+    weights = INITIAL
+    for _ in range(3):
+        weights = mean_of(NAMES, weights)
+    for result in alive(found).values():
+        assert result.rounds == (1, 2, 3)
+        for tensor, values in weights.items():
+            np.testing.assert_allclose(result.weights[tensor], values, rtol=0, atol=1e-4)
+
+
+SECURE = {"encrypt.encrypt_type": "SECURE_AGGREGATION"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "deaths"),
+    [
+        ("0.6", {"device-2": "share"}),
+        ("0.6", {"device-3": "delivery"}),
+        ("0.8", {"device-6": "train"}),
+        ("0.8", {"device-6": "updateModel", "device-5": "survivors"}),
+        ("0.8", {"device-6": "train", "device-1": "confirm"}),
+        ("0.8", {"device-6": "train", "device-4": "reveal"}),
+    ],
+)
+async def test_secure_aggregation_bears_drop_outs_at_any_step(
+    tmp_path: Path, ratio: str, deaths: dict[str, str]
+) -> None:
+    with running(tmp_path, 1, {**SECURE, "round.update_model_ratio": ratio}) as cluster:
+        found = await take_part(cluster, deaths)
+
+    silent = {name for name, at in deaths.items() if at in {"survivors", "confirm", "reveal"}}
+    counted = sorted({*counted_of(found), *silent})
+    assert len(counted) >= 4
+    assert_plain_mean(found, counted, deaths)
+
+
+@pytest.mark.parametrize("kills", [False, True], ids=["lost answers", "a dead server"])
+async def test_secure_aggregation_bears_servers_that_fail(tmp_path: Path, kills: bool) -> None:
+    everybody = {**SECURE, "round.update_model_ratio": "1.0"}
+
+    with running(tmp_path, 1, everybody) as cluster:
+        doomed = [cluster[-1]] if kills else []
+
+        def on_train(name: str) -> None:
+            if doomed:
+                os.kill(doomed.pop().pid, signal.SIGKILL)
+
+        found = await take_part(cluster, {}, is_bad=not kills, on_train=on_train)
+
+    assert counted_of(found) == NAMES
+    assert_plain_mean(found, NAMES, {})
+
+
+@pytest.mark.parametrize("kind", ["PW_ENCRYPT", "SECURE_AGGREGATION"])
+async def test_devices_with_certificates_prove_themselves_to_each_other(
+    tmp_path: Path, device_authority: Any, kind: str
+) -> None:
+    (tmp_path / "root.pem").write_bytes(device_authority.root.public_bytes(Encoding.PEM))
+    (tmp_path / "revoked.crl").write_bytes(device_authority.revocations())
+    proving = {
+        "round.start_fl_job_threshold": "3",
+        "round.update_model_ratio": "1.0",
+        "encrypt.encrypt_type": kind,
+        "encrypt.pw_encrypt.reconstruct_secrets_threshold": "2",
+        "client_verify.pki_verify": "true",
+        "client_verify.root_first_ca_path": str(tmp_path / "root.pem"),
+        "client_verify.root_second_ca_path": str(tmp_path / "root.pem"),
+        "client_verify.equip_crl_path": str(tmp_path / "revoked.crl"),
+        "client_verify.replay_attack_time_diff": "60000",
+    }
+    chains = [device_authority.device(f"phone-{number}") for number in range(3)]
+
+    with running(tmp_path, 2, proving) as cluster:
+        devices = [
+            FederatedDevice(
+                [f"http://{server.address}" for server in cluster[1:]],
+                identity=DeviceIdentity(chain.key, chain.pem),
+                train=trainer(name, dies=False, on_train=lambda name: None),
+                data_size=size_of(name),
+                patience_s=20.0,
+            )
+            for name, chain in zip(NAMES, chains, strict=False)
+        ]
+        async with asyncio.timeout(50):
+            found = await asyncio.gather(*(device.run() for device in devices))
+
+    expected = mean_of(NAMES[:3], mean_of(NAMES[:3], INITIAL))
+    for result in found:
+        assert result.rounds == (1, 2)
+        for tensor, values in expected.items():
+            np.testing.assert_allclose(result.weights[tensor], values, rtol=0, atol=1e-4)

@@ -1,0 +1,146 @@
+"""A device in masked rounds of a server that misbehaves: it says no more than is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from fl_cluster.errors import CallerProtocolError, PeerProtocolError
+from fl_cluster.privacy.shamir import ANNOUNCED_PRIME, minimal_bytes
+from fl_cluster.sdk import DeviceIdentity, FederatedDevice
+from fl_cluster.sdk.retry import Backoff
+from fl_cluster.wire import packed
+from fl_cluster.wire.messages import (
+    CipherPublicParams,
+    PWParams,
+    RequestExchangeKeys,
+    ResponseExchangeKeys,
+    ReturnExchangeKeys,
+)
+
+PRIME = minimal_bytes(ANNOUNCED_PRIME)
+
+
+def packed_answer(message: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=packed.encode(message), content_type="application/msgpack"
+    )
+
+
+def masked(cluster: Any, answers: dict[str, Callable[[], web.Response]], needed: int = 2) -> Any:
+    """The cluster with these routes beside its own, and a plan that asks for masks."""
+    plan, application = cluster.plan, cluster.application
+    params = PWParams(t=needed, prime=PRIME)
+
+    def masked_plan() -> Any:
+        return plan()._replace(cipher=CipherPublicParams("PW_ENCRYPT", params))
+
+    def with_routes(prefix: str = "") -> web.Application:
+        made: web.Application = application(prefix)
+        for endpoint, answer in answers.items():
+
+            async def handle(body: bytes, answer: Callable[[], web.Response] = answer) -> Any:
+                return answer()
+
+            made.router.add_post(f"{prefix}/{endpoint}", cluster.wrapped(endpoint, handle))
+        return made
+
+    cluster.plan, cluster.application = masked_plan, with_routes
+    return cluster
+
+
+def a_device(url: str, train: Any, **settings: Any) -> FederatedDevice:
+    quick = Backoff(least_ms=1, base_ms=5, most_ms=20, most_hint_ms=20)
+    defaults = {"data_size": 10, "backoff": quick, "source": random.Random(0)}
+    return FederatedDevice(url, train=train, **{**defaults, **settings})
+
+
+def accepted(kind: type[Any], **fields: Any) -> Callable[[], web.Response]:
+    return lambda: packed_answer(kind(retcode=200, verdict="accepted", **fields))
+
+
+async def test_a_device_stays_out_of_a_round_whose_list_does_not_have_its_keys(
+    make_cluster: Any, serve: Any, adding: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = {
+        "exchangeKeys": accepted(ResponseExchangeKeys),
+        "getKeys": accepted(ReturnExchangeKeys, remote_publickeys=()),
+    }
+    cluster, train = masked(make_cluster(rounds_total=1), answers), adding(1.0)
+
+    async def give_up() -> None:
+        await cluster.was_asked("getKeys", 3)
+        await cluster.abandon()
+
+    async with serve(cluster) as url:
+        result, _ = await asyncio.gather(a_device(url, train).run(), give_up())
+
+    assert result.rounds == ()
+    assert train.plans == []
+    assert cluster.bodies("updateModel") == []
+    said = [packed.decode(RequestExchangeKeys, body) for body in cluster.bodies("exchangeKeys")]
+    assert len({each.c_pk for each in said}) == len(said) >= 3
+    warned = [line for line in caplog.messages if "stays out of round 1" in line]
+    assert len(warned) == 1
+    assert "does not have the keys that this device offered" in warned[0]
+
+
+async def test_a_step_whose_signature_was_too_old_is_taken_again_with_the_same_keys(
+    make_cluster: Any, serve: Any, adding: Any, device_authority: Any
+) -> None:
+    chain = device_authority.device("phone")
+    refusals = [
+        packed_answer(
+            ResponseExchangeKeys(retcode=300, verdict="clock_off", retry_after_ms=5), 409
+        ),
+        packed_answer(
+            ResponseExchangeKeys(retcode=400, verdict="attestation_failed", reason="no"), 403
+        ),
+    ]
+    cluster = masked(make_cluster(), {"exchangeKeys": lambda: refusals.pop(0)})
+
+    async with serve(cluster) as url:
+        with pytest.raises(CallerProtocolError, match="agree on masks for round 1: attestation_fa"):
+            await a_device(url, adding(1.0), identity=DeviceIdentity(chain.key, chain.pem)).run()
+
+    first, second = (
+        packed.decode(RequestExchangeKeys, body) for body in cluster.bodies("exchangeKeys")
+    )
+    assert first.signature != second.signature
+    assert (first.c_pk, first.s_pk, first.pw_iv) == (second.c_pk, second.s_pk, second.pw_iv)
+
+
+async def test_a_job_on_unsafe_terms_is_left_before_anything_is_said(
+    make_cluster: Any, serve: Any, adding: Any
+) -> None:
+    cluster = masked(make_cluster(), {}, needed=0)
+
+    async with serve(cluster) as url:
+        with pytest.raises(PeerProtocolError, match="expected 1 share or more"):
+            await a_device(url, adding(1.0)).run()
+
+    assert {endpoint for endpoint, _ in cluster.requests} == {"startFLJob"}
+
+
+async def test_a_device_that_waits_long_for_others_keeps_its_keys_and_its_place(
+    make_cluster: Any, serve: Any, adding: Any
+) -> None:
+    waiting = ReturnExchangeKeys(retcode=201, verdict="not_ready", retry_after_ms=5)
+    answers = {
+        "exchangeKeys": accepted(ResponseExchangeKeys),
+        "getKeys": lambda: packed_answer(waiting, 202),
+    }
+    cluster = masked(make_cluster(rounds_total=1), answers)
+
+    async with serve(cluster) as url:
+        running = asyncio.create_task(a_device(url, adding(1.0), trust_s=0.0).run())
+        await cluster.was_asked("exchangeKeys", 3)
+        running.cancel()
+
+    assert len(set(cluster.bodies("exchangeKeys"))) == 1
+    assert len(cluster.bodies("startFLJob")) == 1

@@ -1,0 +1,319 @@
+"""The steps of secure aggregation: what a device says, and when it says nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fl_cluster.errors import CallerProtocolError, PeerProtocolError
+from fl_cluster.kernels import native
+from fl_cluster.privacy.ring import packing
+from fl_cluster.privacy.ring.device import Verify, accept_unsigned
+from fl_cluster.privacy.ring.messages import Offer
+from fl_cluster.privacy.ring.server import Roster, Unmasking
+from fl_cluster.sdk import DeviceIdentity
+from fl_cluster.sdk.protection import Demand, Protector
+from fl_cluster.sdk.secure import SecureDevice, SumTerms
+from fl_cluster.sdk.training import RoundPlan
+from fl_cluster.security.offer_proofs import OfferProof, is_offer_by
+from fl_cluster.wire import packed
+from fl_cluster.wire.messages import (
+    CipherPublicParams,
+    FLPlan,
+    RequestSecureConfirm,
+    RequestSecureOffer,
+    RequestSecureRead,
+    RequestSecureReveal,
+    RequestSecureShare,
+    ResponseFLJob,
+    ResponseSecureStep,
+    SecureRound,
+    SecureTensor,
+)
+
+NAMES = ["a", "b", "c", "d", "e"]
+NUMBER = 4
+SIZES = {"w": 6, "b": 2}
+EXPONENT = 20
+ANNOUNCED = SecureRound(
+    instance="run",
+    attempt=1,
+    least_devices=3,
+    corrupt=0.05,
+    dropout=0.2,
+    safety_bits=40,
+    failure_bits=20,
+    cohort_size=5,
+    tensors=tuple(SecureTensor(name, size, EXPONENT) for name, size in SIZES.items()),
+)
+TERMS = SumTerms.of(ANNOUNCED, "digits", NUMBER)
+TAKEN = ResponseSecureStep()
+
+
+def update_of(name: str) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(NAMES.index(name))
+    return {
+        "other": np.ones(3, np.float32),
+        "b": rng.standard_normal(2).astype(np.float32),
+        "w": rng.standard_normal((2, 3)).astype(np.float32),
+    }
+
+
+def said(dialogue: Any, kind: type[Any]) -> Any:
+    return packed.decode(kind, dialogue.question().body)
+
+
+class Round:
+    """Devices, and what a server makes of what they say."""
+
+    def __init__(self, devices: dict[str, SecureDevice], verify: Verify = accept_unsigned) -> None:
+        self.devices = devices
+        offers = [
+            packing.unpack_offer(said(device.preparation, RequestSecureOffer))
+            for device in self.devices.values()
+        ]
+        self.roster = Roster(TERMS.ring, offers, verify)
+        self.sharings = {}
+        for name, device in self.devices.items():
+            device.preparation.take(TAKEN)
+            read = said(device.preparation, RequestSecureRead)
+            assert (read.fl_id, read.iteration, read.attempt) == (name, NUMBER, 1)
+            device.preparation.take(packing.pack_roster(self.roster.view(name)))
+            index = self.roster.index(name)
+            sharing = packing.unpack_sharing(
+                said(device.preparation, RequestSecureShare), self.roster.leaves.graph[index]
+            )
+            self.roster.check_sharing(sharing)
+            self.sharings[index] = sharing
+
+    @property
+    def size(self) -> int:
+        return len(self.devices)
+
+    def deliver(self, *names: str) -> None:
+        for name in names:
+            preparation = self.devices[name].preparation
+            preparation.take(TAKEN)
+            delivery = self.roster.deliver(name, self.sharings)
+            assert preparation.take(packing.pack_delivery(delivery, self.size))
+
+    def upload(self, name: str) -> NDArray[np.int64]:
+        fields = self.devices[name].fields(update_of(name), 32)
+        assert fields.keys() == {"masked_terms"}
+        return packing.unpack_terms(fields["masked_terms"], sum(SIZES.values()))
+
+    def confirm(self, name: str, counted: frozenset[int]) -> Any:
+        revelation = self.devices[name].revelation
+        revelation.question()
+        revelation.take(packing.pack_survivors(counted, self.size))
+        alive = self.roster.leaves.graph[self.roster.index(name)]
+        sent = said(revelation, RequestSecureConfirm)
+        revelation.take(TAKEN)
+        return packing.unpack_confirmation(sent, [each for each in alive if each in counted])
+
+
+@pytest.fixture
+def under_way(stream: Callable[[str], Any]) -> Round:
+    return Round({name: SecureDevice(TERMS, name, stream(name)) for name in NAMES})
+
+
+def plain_terms(name: str) -> NDArray[np.int64]:
+    """What a server makes of the plain update."""
+    update, total = update_of(name), np.zeros(8, np.int64)
+    multiplier = 32 * 2.0**EXPONENT
+    native.fold(total[:6], update["w"].reshape(-1), multiplier)
+    native.fold(total[6:], update["b"], multiplier)
+    return total
+
+
+def test_the_unmasked_sum_has_the_bits_of_the_plain_one(under_way: Round) -> None:
+    under_way.deliver(*NAMES)
+    survivors = ["a", "b", "d", "e"]
+    counted = frozenset(map(under_way.roster.index, survivors))
+    total = np.zeros(8, np.int64)
+    for name in survivors:
+        total += under_way.upload(name)
+    confirmations = {
+        under_way.roster.index(name): under_way.confirm(name, counted) for name in survivors
+    }
+    reveals = {}
+    for name in survivors:
+        revelation = under_way.devices[name].revelation
+        tags = under_way.roster.tags_for(name, confirmations)
+        assert not revelation.take(packing.pack_tags(tags, under_way.size))
+        sent = said(revelation, RequestSecureReveal)
+        reveals[under_way.roster.index(name)] = packing.unpack_reveal(sent, under_way.size)
+        assert revelation.take(TAKEN)
+    commitments = {index: each.commitment for index, each in under_way.sharings.items()}
+
+    Unmasking(under_way.roster, commitments, counted).apply(total, reveals)
+
+    assert total.tolist() == sum(plain_terms(name) for name in survivors).tolist()  # type: ignore[union-attr]
+
+
+def test_an_upload_says_nothing_of_the_update(under_way: Round) -> None:
+    under_way.deliver("a", "b")
+
+    masked = under_way.upload("a")
+
+    assert not np.any(masked == plain_terms("a"))
+    assert np.abs(masked >> 40).min() > 0
+
+
+def test_an_update_is_masked_once(under_way: Round) -> None:
+    under_way.deliver("a")
+    under_way.upload("a")
+
+    with pytest.raises(AssertionError, match="masked once"):
+        under_way.upload("a")
+
+
+def test_a_delivery_that_is_not_the_neighbours_is_refused_before_training(
+    under_way: Round,
+) -> None:
+    preparation = under_way.devices["a"].preparation
+    preparation.take(TAKEN)
+    del under_way.sharings[under_way.roster.index("b")]
+    delivery = packing.pack_delivery(under_way.roster.deliver("b", under_way.sharings), 5)
+
+    with pytest.raises(PeerProtocolError):
+        preparation.take(delivery)
+    with pytest.raises(PeerProtocolError):
+        preparation.question()
+
+
+@pytest.mark.parametrize("survivors", [["b", "c", "d"], ["a", "b"], []])
+def test_a_list_that_is_not_safe_is_not_confirmed(under_way: Round, survivors: list[str]) -> None:
+    under_way.deliver(*NAMES)
+
+    with pytest.raises(PeerProtocolError):
+        under_way.confirm("a", frozenset(map(under_way.roster.index, survivors)))
+    with pytest.raises(PeerProtocolError):
+        under_way.devices["a"].revelation.question()
+
+
+def test_neighbours_that_saw_another_list_get_no_share(under_way: Round) -> None:
+    under_way.deliver(*NAMES)
+    index, everybody = under_way.roster.index, frozenset(range(5))
+    confirmations = {
+        index(name): under_way.confirm(name, everybody - {index("c")}) for name in ["b", "d", "e"]
+    }
+    under_way.confirm("a", everybody)
+    tags = under_way.roster.tags_for("a", confirmations)
+
+    with pytest.raises(PeerProtocolError, match="was given another list of survivors"):
+        under_way.devices["a"].revelation.take(packing.pack_tags(tags, 5))
+
+
+def test_an_element_out_of_range_is_the_devices_own_fault(under_way: Round) -> None:
+    under_way.deliver("a")
+    huge = {**update_of("a"), "w": np.full((2, 3), 1e9, np.float32)}
+
+    with pytest.raises(CallerProtocolError, match="the update does not fit into the sum: tensor 0"):
+        under_way.devices["a"].fields(huge, 32)
+
+
+def test_a_tensor_that_the_model_does_not_have_is_refused(under_way: Round) -> None:
+    under_way.deliver("a")
+    lacking = {"w": update_of("a")["w"]}
+
+    with pytest.raises(PeerProtocolError, match="the job adds 2 elements of tensor 'b'"):
+        under_way.devices["a"].fields(lacking, 32)
+
+
+def demanded(announced: SecureRound | None) -> Demand:
+    cipher = CipherPublicParams(encrypt_type="SECURE_AGGREGATION")
+    plan = FLPlan(fl_name="digits", cipher=cipher)
+    return Demand.of(ResponseFLJob(fl_plan_config=plan, secure=announced))
+
+
+@pytest.mark.parametrize(
+    ("announced", "told"),
+    [
+        (None, "without saying of what"),
+        (ANNOUNCED._replace(tensors=()), "without saying of what"),
+        (ANNOUNCED._replace(least_devices=1), "hides nothing below 2 devices"),
+        (ANNOUNCED._replace(least_devices=2), "at least 3 reports in a sum, found 2"),
+        (ANNOUNCED._replace(safety_bits=10), "safety against 0.05 corrupt devices"),
+        (ANNOUNCED._replace(corrupt=0.01), "safety against 0.05 corrupt devices"),
+    ],
+)
+def test_a_round_that_protects_less_than_a_device_demands_is_refused(
+    announced: SecureRound | None, told: str
+) -> None:
+    plan = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
+
+    with pytest.raises(PeerProtocolError, match=told):
+        Protector().exchange(demanded(announced), "a", plan, None)
+
+
+def test_the_round_that_devices_bind_their_messages_to_is_the_servers() -> None:
+    plan = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
+    demand = demanded(ANNOUNCED)
+
+    exchange = Protector().exchange(demand, "a", plan, None)
+
+    assert demand.is_masked
+    assert isinstance(exchange, SecureDevice)
+    assert exchange._terms.ring.digest == packing.ring_round(ANNOUNCED, "digits", NUMBER).digest
+
+
+@pytest.fixture(scope="module")
+def identities(device_authority: Any) -> list[DeviceIdentity]:
+    chains = [device_authority.device(f"phone{number}") for number in range(3)]
+    return [DeviceIdentity(chain.key, chain.pem) for chain in chains]
+
+
+def is_signed(offer: Offer, signed: bytes) -> bool:
+    return is_offer_by(offer.device, offer.signature, signed)
+
+
+def proven(identities: list[DeviceIdentity], stream: Any) -> dict[str, SecureDevice]:
+    return {
+        each.device_id: SecureDevice(TERMS, each.device_id, stream(str(n)), each)
+        for n, each in enumerate(identities)
+    }
+
+
+def test_devices_with_certificates_sign_their_offers_and_verify_the_others(
+    identities: list[DeviceIdentity], stream: Any
+) -> None:
+    under_way = Round(proven(identities, stream), is_signed)
+
+    under_way.deliver(*under_way.devices)
+
+    assert len(under_way.sharings) == 3
+
+
+def test_an_offer_of_another_authority_or_without_proof_is_refused(
+    identities: list[DeviceIdentity], stream: Any, make_device_authority: Any
+) -> None:
+    chain = make_device_authority().device("foreign")
+    foreign = DeviceIdentity(chain.key, chain.pem)
+
+    with pytest.raises(PeerProtocolError, match=f"device {foreign.device_id!r}: equip_cert"):
+        Round(proven([*identities[:2], foreign], stream), is_signed)
+    devices = proven(identities[:2], stream)
+    devices["z"] = SecureDevice(TERMS, "z", stream("z"))
+    with pytest.raises(PeerProtocolError, match="device 'z': expected two certificates"):
+        Round(devices, lambda offer, signed: True)
+
+
+def test_a_proof_is_of_one_device_and_one_offer(identities: list[DeviceIdentity]) -> None:
+    one, two = identities[:2]
+    proof = OfferProof(one.chain[0], one.chain[1], one.sign(b"offer"))
+    packed_proof = proof.pack()
+
+    assert OfferProof.unpack(packed_proof) == proof
+    assert is_offer_by(one.device_id, packed_proof, b"offer")
+    assert not is_offer_by(one.device_id, packed_proof, b"other")
+    assert not is_offer_by(two.device_id, packed_proof, b"offer")
+    others_key = OfferProof(two.chain[0], one.chain[1], two.sign(b"offer")).pack()
+    assert not is_offer_by(one.device_id, others_key, b"offer")
+    assert not is_offer_by(one.device_id, b"", b"offer")
+    assert not is_offer_by(one.device_id, packed_proof[:-1], b"offer")
+    assert not is_offer_by(one.device_id, packed_proof + b"x", b"offer")
