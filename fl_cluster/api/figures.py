@@ -25,7 +25,10 @@ from fl_cluster.store.member_port import MemberStore
 from fl_cluster.store.ports import Counts, JobRecord, Snapshot
 from fl_cluster.telemetry.metrics import CONTENT_TYPE, Registry
 
-PHASES = ("waiting", "selecting", "reporting", "aggregating", "abandoning", "closed")
+PHASES = (
+    *("waiting", "selecting", "reporting", "unmasking", "aggregating"),
+    *("retraining", "concluding", "abandoning", "closed"),
+)
 JOB_STATES = ("running", "disabled", "finished")
 ROLES = tuple(role.value for role in Role)
 STATES = tuple(state.value for state in MemberState)

@@ -159,7 +159,7 @@ class Server:
         keys = JobKeys(settings.name)
         rounds = RedisRoundStore(connection, keys)
         blobs = RedisBlobStore(connection, keys)
-        self._stores = Stores(rounds, RedisJobStore(connection, keys), blobs)
+        self._stores = Stores(rounds, RedisJobStore(connection, keys), blobs, connection.one_life)
         self._members = RedisMemberStore(connection, keys)
         self._view = JobView(self._stores)
         self.access = Access(settings, connection)

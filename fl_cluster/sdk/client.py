@@ -29,6 +29,7 @@ from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.join_line import parse_join_line
 from fl_cluster.sdk.life import Life
 from fl_cluster.sdk.participation import Rules
+from fl_cluster.sdk.protection import Protector
 from fl_cluster.sdk.retry import Backoff, Servers
 from fl_cluster.sdk.training import EvaluateFunction, TrainFunction, Weights, writable
 from fl_cluster.sdk.transport import Access, Limits, Transport, open_session
@@ -73,6 +74,7 @@ class DeviceOptions(TypedDict, total=False):
     patience_s: float
     trust_s: float
     inline: bool
+    accepts_few_shares: bool
     limits: Limits
     backoff: Backoff
 
@@ -113,6 +115,9 @@ class FederatedDevice:
     trust_s: float = 60.0
     """How long a device that reported waits for the model before it makes sure that its update
     is still known, as it is not when the cluster lost its store; doubles each time."""
+    accepts_few_shares: bool = False
+    """Take part in `PW_ENCRYPT` also where half of the other devices, or fewer, are enough to undo
+    a mask: such a job is safe only with servers that follow the protocol."""
     inline: bool = False
     """Train on the event loop instead of in a thread."""
     executor: Executor | None = None
@@ -202,6 +207,7 @@ class FederatedDevice:
                 Rules(int(self.patience_s * 1000), int(self.trust_s * 1000)),
                 self.backoff,
                 self.source,
+                protector=Protector(accepts_few_shares=self.accepts_few_shares),
             )
             finished = await life.run()
         return JobResult(

@@ -71,9 +71,11 @@ class MaskTerms:
 
     needed: int
     prime: int
+    accepts_few: bool = False
+    """Whether half of the other devices, or fewer, may be enough."""
 
     @classmethod
-    def of(cls, params: PWParams | None) -> MaskTerms:
+    def of(cls, params: PWParams | None, *, accepts_few: bool = False) -> MaskTerms:
         """PeerProtocolError when no device should mask on these terms."""
         if params is None:
             raise PeerProtocolError("the job asks for masked updates without saying on what terms")
@@ -85,7 +87,7 @@ class MaskTerms:
                 f"the job's masks are not safe: expected 1 share or more to be needed to undo one,"
                 f" found {params.t}"
             )
-        return cls(params.t, prime)
+        return cls(params.t, prime, accepts_few)
 
 
 @dataclass(slots=True)
@@ -232,10 +234,11 @@ class MaskedRound(Exchange):
                 "the list of keys does not have the keys that this device offered"
             )
         needed = self._terms.needed
-        if not len(found) / 2 < needed <= len(found):
+        least = 1 if self._terms.accepts_few else len(found) // 2 + 1
+        if not least <= needed <= len(found):
             raise PeerProtocolError(
-                f"expected more than half of the {len(found)} other devices to be needed to undo a"
-                f" mask, and not more than there are, found {needed}"
+                f"expected that {least} to {len(found)} of the {len(found)} other devices are"
+                f" needed to undo a mask, found {needed}"
             )
         return found
 

@@ -111,6 +111,8 @@ class Protector:
     stream: Stream = field(default_factory=_System)
     clip: float | None = None
     """The norm that updates are cut to; it follows the size of the global steps."""
+    accepts_few_shares: bool = False
+    """Whether masks between pairs may be undone by half of the other devices, or fewer."""
 
     def exchange(
         self, demand: Demand, device: str, plan: RoundPlan, identity: DeviceIdentity | None
@@ -128,7 +130,7 @@ class Protector:
             return None
         from fl_cluster.sdk.masking import MaskedRound, MaskTerms
 
-        terms = MaskTerms.of(demand.pairs)
+        terms = MaskTerms.of(demand.pairs, accepts_few=self.accepts_few_shares)
         return MaskedRound(terms, device, plan.round_number, self.stream, identity)
 
     def fields(

@@ -282,7 +282,9 @@ class Finisher:
         """Let the worker have the mean; the partials stay until the round is over."""
         _, record = await self._mean(task, stored, "aggregate", PARTIAL_LIFETIME_MS)
         reach(Point.AFTER_AGGREGATE_BEFORE_HAND_OVER)
-        verdict = await self._stores.rounds.hand_over(task.ref, self._collector.member, record)
+        async with self._stores.one_life():
+            await self._see(record)
+            verdict = await self._stores.rounds.hand_over(task.ref, self._collector.member, record)
         if verdict is not Verdict.ACCEPTED:
             logger.warning("round %s: its mean is not handed over: %s", task.ref, verdict)
         return verdict
@@ -412,21 +414,29 @@ class Finisher:
         return total
 
     async def _publish(self, ref: RoundRef, outcome: Outcome, used_up: Sequence[str]) -> Verdict:
-        before = await self._stores.jobs.models()
-        if going := _going(before, outcome):
-            # Now rather than afterwards: whoever dies after publishing would leave for ever what
-            # no record names any more.
-            await self._stores.blobs.drop(sorted(going))
-        verdict = await self._stores.rounds.publish(ref, self._collector.member, outcome)
-        if verdict is not Verdict.ACCEPTED:
-            logger.warning("round %s: outcome not published: %s", ref, verdict)
-            return verdict
-        reach(Point.AFTER_PUBLISH)
-        after = await self._stores.jobs.models()
-        kept = {model.blob for model in after.values()}
-        gone = {model.blob for model in before.values()} - kept
-        await self._stores.blobs.drop([*used_up, *gone])
+        async with self._stores.one_life():
+            before = await self._stores.jobs.models()
+            if going := _going(before, outcome):
+                # Now rather than afterwards: whoever dies after publishing would leave for ever
+                # what no record names any more.
+                await self._stores.blobs.drop(sorted(going))
+            if outcome.commits:
+                await self._see(outcome.model)
+            verdict = await self._stores.rounds.publish(ref, self._collector.member, outcome)
+            if verdict is not Verdict.ACCEPTED:
+                logger.warning("round %s: outcome not published: %s", ref, verdict)
+                return verdict
+            reach(Point.AFTER_PUBLISH)
+            after = await self._stores.jobs.models()
+            kept = {model.blob for model in after.values()}
+            gone = {model.blob for model in before.values()} - kept
+            await self._stores.blobs.drop([*used_up, *gone])
         return verdict
+
+    async def _see(self, record: ModelRecord) -> None:
+        """StoreUnavailable when the model was forgotten since it was stored: do it again."""
+        if not await self._stores.blobs.has(record.blob):
+            raise StoreUnavailable("publish", f"Redis has forgotten the new model {record.blob}")
 
 
 def _used_up(snapshot: Snapshot, stored: Stored) -> list[str]:

@@ -208,9 +208,10 @@ class Ledger:
             self._waiting = []
 
     async def _store(self, name: str, report: ReportBatch) -> ReportOutcome:
-        await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
-        reach(Point.AFTER_BLOB_BEFORE_REPORT)
-        outcome = await self._stores.rounds.report(self.ref, self.member, report)
+        async with self._stores.one_life():
+            await self._stores.blobs.put(name, self._snapshot.data, PARTIAL_LIFETIME_MS)
+            reach(Point.AFTER_BLOB_BEFORE_REPORT)
+            outcome = await self._stores.rounds.report(self.ref, self.member, report)
         reach(Point.AFTER_REPORT_BEFORE_ANSWER)
         if outcome.verdict is Verdict.ACCEPTED:
             return outcome
@@ -248,7 +249,11 @@ class Ledger:
         )
 
     async def _forget(self, blob: str) -> None:
+        """Drop a blob unless the store, which may have gone back in time, has it counted."""
         try:
-            await self._stores.blobs.drop([blob])
+            async with self._stores.one_life():
+                pointers = await self._stores.rounds.partials(self.ref)
+                if not any(blob in text for text in pointers.values()):
+                    await self._stores.blobs.drop([blob])
         except FlClusterError as exc:
             logger.info("blob %s stays until it expires: %s", blob, exc)

@@ -79,9 +79,11 @@ class RetrainingDesk:
         )
         if is_fit:
             record = replace(record, exponents=await self._scales(made, offered.snapshot))
-            await self._stores.blobs.put(record.blob, made.values.data, PARTIAL_LIFETIME_MS)
-        reach(Point.AFTER_BLOB_BEFORE_PUSH)
-        verdict = await self._stores.rounds.push(ref, Pushed(record, is_fit))
+        async with self._stores.one_life():
+            if is_fit:
+                await self._stores.blobs.put(record.blob, made.values.data, PARTIAL_LIFETIME_MS)
+            reach(Point.AFTER_BLOB_BEFORE_PUSH)
+            verdict = await self._stores.rounds.push(ref, Pushed(record, is_fit))
         reach(Point.AFTER_PUSH_BEFORE_ANSWER)
         if verdict is Verdict.LATE:
             await self._stores.rounds.tick(ref)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,11 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The four places where a job's shared state is."""
+    """The places where a job's shared state is."""
 
     rounds: RoundStore
     jobs: JobStore
     blobs: BlobStore
+    one_life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """While its block lasts the store does not go back in time: what it has answered stays so.
+    StoreUnavailable from whatever is asked in the block once that cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)

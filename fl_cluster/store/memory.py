@@ -447,6 +447,9 @@ class MemoryBlobStore:
             raise StoreCorrupt(f"blob {name} is {state}; expected {len(target)} bytes")
         target[:] = found
 
+    async def has(self, name: str) -> bool:
+        return name in self._blobs
+
     async def drop(self, names: Sequence[str]) -> None:
         for name in names:
             self._blobs.pop(name, None)

@@ -419,6 +419,9 @@ class BlobStore(Protocol):
     async def get(self, name: str, into: memoryview) -> None:
         """Fill `into` with the blob; StoreCorrupt when it is missing or of another size."""
 
+    async def has(self, name: str) -> bool:
+        """Whether the blob is there."""
+
     async def drop(self, names: Sequence[str]) -> None:
         """Forget blobs; names that do not exist are passed over."""
 

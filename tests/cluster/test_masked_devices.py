@@ -7,7 +7,12 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
 
 from fl_cluster.app import launch
-from fl_cluster.app.demo_cluster import free_ports
 from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
 from fl_cluster.sdk import (
     DeviceIdentity,
@@ -89,37 +93,46 @@ async def _without_answer(
         yield response
 
 
-@contextmanager
-def running(folder: Path, rounds: int, settings: Mapping[str, str]) -> Iterator[list[Started]]:
-    """A scheduler and two servers with an embedded Redis; the servers come last."""
-    write_model(folder / "initial.npz", INITIAL)
-    manage, *ports = free_ports([0, 0, 0])
-    options = LaunchOptions(
-        str(YAML),
-        log_dir=folder / "logs",
-        overrides={
-            **SETTINGS,
-            "fl_iteration_num": str(rounds),
-            "cluster.data_dir": str(folder),
-            "summary.metrics_file": str(folder / "metrics.json"),
-            "summary.failure_event_file": str(folder / "event.txt"),
-            **settings,
-        },
-    )
-    commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
-    for port in ports:
-        servers = ServerLaunch(
-            http_address=f"127.0.0.1:{port}",
-            checkpoint_dir=str(folder / "checkpoints"),
-            model=str(folder / "initial.npz"),
+Running = Callable[[int, Mapping[str, str]], AbstractContextManager[list[Started]]]
+
+
+@pytest.fixture
+def running(tmp_path: Path, free_port: Callable[..., int]) -> Running:
+    """A scheduler and two servers with an embedded Redis, for as long as the block lasts; the
+    servers come last."""
+
+    @contextmanager
+    def run(rounds: int, settings: Mapping[str, str]) -> Iterator[list[Started]]:
+        write_model(tmp_path / "initial.npz", INITIAL)
+        first = free_port(3)
+        options = LaunchOptions(
+            str(YAML),
+            log_dir=tmp_path / "logs",
+            overrides={
+                **SETTINGS,
+                "fl_iteration_num": str(rounds),
+                "cluster.data_dir": str(tmp_path),
+                "summary.metrics_file": str(tmp_path / "metrics.json"),
+                "summary.failure_event_file": str(tmp_path / "event.txt"),
+                **settings,
+            },
         )
-        commands += launch.server_commands(options, servers, lambda _: None)
-    started = launch.start(commands, patience_s=30.0, tell=lambda _: None)
-    try:
-        yield started
-    finally:
-        launch.stop(started)
-        embedded.stop_if_unused(folder)
+        commands = [launch.scheduler_command(options, f"127.0.0.1:{first}")]
+        for port in (first + 1, first + 2):
+            servers = ServerLaunch(
+                http_address=f"127.0.0.1:{port}",
+                checkpoint_dir=str(tmp_path / "checkpoints"),
+                model=str(tmp_path / "initial.npz"),
+            )
+            commands += launch.server_commands(options, servers, lambda _: None)
+        started = launch.start(commands, patience_s=30.0, tell=lambda _: None)
+        try:
+            yield started
+        finally:
+            launch.stop(started)
+            embedded.stop_if_unused(tmp_path)
+
+    return run
 
 
 def size_of(name: str) -> int:
@@ -211,9 +224,9 @@ def assert_plain_mean(
     [{}, {"device-6": "exchangeKeys"}, {"device-2": "getKeys"}, {NAMES[4]: "shareSecrets"}],
 )
 async def test_who_drops_out_before_sharing_is_not_missed(
-    tmp_path: Path, deaths: dict[str, str]
+    running: Running, deaths: dict[str, str]
 ) -> None:
-    with running(tmp_path, 1, FEWER) as cluster:
+    with running(1, FEWER) as cluster:
         found = await take_part(cluster, deaths)
 
     counted = counted_of(found)
@@ -230,9 +243,9 @@ async def test_who_drops_out_before_sharing_is_not_missed(
     ],
 )
 async def test_the_masks_of_who_drops_out_after_sharing_are_undone(
-    tmp_path: Path, deaths: dict[str, str]
+    running: Running, deaths: dict[str, str]
 ) -> None:
-    with running(tmp_path, 1, {}) as cluster:
+    with running(1, {}) as cluster:
         found = await take_part(cluster, deaths)
 
     counted = [name for name in NAMES if name not in deaths]
@@ -241,20 +254,20 @@ async def test_the_masks_of_who_drops_out_after_sharing_are_undone(
 
 
 @pytest.mark.parametrize("endpoint", ["getClientList", "reconstructSecrets"])
-async def test_who_drops_out_after_its_update_is_counted(tmp_path: Path, endpoint: str) -> None:
+async def test_who_drops_out_after_its_update_is_counted(running: Running, endpoint: str) -> None:
     deaths = {"device-6": "train", "device-5": endpoint}
 
-    with running(tmp_path, 1, {}) as cluster:
+    with running(1, {}) as cluster:
         found = await take_part(cluster, deaths)
 
     assert counted_of(found) == NAMES[:4]
     assert_plain_mean(found, NAMES[:5], deaths)
 
 
-async def test_every_step_is_taken_once_however_many_answers_are_lost(tmp_path: Path) -> None:
+async def test_every_step_is_taken_once_however_many_answers_are_lost(running: Running) -> None:
     everybody = {"round.update_model_ratio": "1.0"}
 
-    with running(tmp_path, 1, everybody) as cluster:
+    with running(1, everybody) as cluster:
         found = await take_part(cluster, {}, is_bad=True)
 
     assert counted_of(found) == NAMES
@@ -262,11 +275,11 @@ async def test_every_step_is_taken_once_however_many_answers_are_lost(tmp_path: 
 
 
 async def test_a_server_that_dies_in_a_masked_round_costs_nobody_the_round(
-    tmp_path: Path,
+    running: Running,
 ) -> None:
     everybody = {"round.update_model_ratio": "1.0"}
 
-    with running(tmp_path, 1, everybody) as cluster:
+    with running(1, everybody) as cluster:
         doomed = [cluster[-1]]
 
         def on_train(name: str) -> None:
@@ -279,10 +292,10 @@ async def test_a_server_that_dies_in_a_masked_round_costs_nobody_the_round(
     assert_plain_mean(found, NAMES, {})
 
 
-async def test_rounds_follow_each_other_with_fresh_keys(tmp_path: Path) -> None:
+async def test_rounds_follow_each_other_with_fresh_keys(running: Running) -> None:
     everybody = {"round.update_model_ratio": "1.0"}
 
-    with running(tmp_path, 3, everybody) as cluster:
+    with running(3, everybody) as cluster:
         found = await take_part(cluster, {})
 
     weights = INITIAL
@@ -309,9 +322,9 @@ SECURE = {"encrypt.encrypt_type": "SECURE_AGGREGATION"}
     ],
 )
 async def test_secure_aggregation_bears_drop_outs_at_any_step(
-    tmp_path: Path, ratio: str, deaths: dict[str, str]
+    running: Running, ratio: str, deaths: dict[str, str]
 ) -> None:
-    with running(tmp_path, 1, {**SECURE, "round.update_model_ratio": ratio}) as cluster:
+    with running(1, {**SECURE, "round.update_model_ratio": ratio}) as cluster:
         found = await take_part(cluster, deaths)
 
     silent = {name for name, at in deaths.items() if at in {"survivors", "confirm", "reveal"}}
@@ -321,10 +334,10 @@ async def test_secure_aggregation_bears_drop_outs_at_any_step(
 
 
 @pytest.mark.parametrize("kills", [False, True], ids=["lost answers", "a dead server"])
-async def test_secure_aggregation_bears_servers_that_fail(tmp_path: Path, kills: bool) -> None:
+async def test_secure_aggregation_bears_servers_that_fail(running: Running, kills: bool) -> None:
     everybody = {**SECURE, "round.update_model_ratio": "1.0"}
 
-    with running(tmp_path, 1, everybody) as cluster:
+    with running(1, everybody) as cluster:
         doomed = [cluster[-1]] if kills else []
 
         def on_train(name: str) -> None:
@@ -339,7 +352,7 @@ async def test_secure_aggregation_bears_servers_that_fail(tmp_path: Path, kills:
 
 @pytest.mark.parametrize("kind", ["PW_ENCRYPT", "SECURE_AGGREGATION"])
 async def test_devices_with_certificates_prove_themselves_to_each_other(
-    tmp_path: Path, device_authority: Any, kind: str
+    running: Running, tmp_path: Path, device_authority: Any, kind: str
 ) -> None:
     (tmp_path / "root.pem").write_bytes(device_authority.root.public_bytes(Encoding.PEM))
     (tmp_path / "revoked.crl").write_bytes(device_authority.revocations())
@@ -356,7 +369,7 @@ async def test_devices_with_certificates_prove_themselves_to_each_other(
     }
     chains = [device_authority.device(f"phone-{number}") for number in range(3)]
 
-    with running(tmp_path, 2, proving) as cluster:
+    with running(2, proving) as cluster:
         devices = [
             FederatedDevice(
                 [f"http://{server.address}" for server in cluster[1:]],

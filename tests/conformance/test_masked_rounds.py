@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from blackbox.cluster import Cluster, until
 from blackbox.masking import MaskingDevice
-from blackbox.wire import Message, features
+from blackbox.wire import Message, features, pack
 
 LONG = {"w000": [0.5, 0.25, -1.0, 3.0, -0.125], "w001": [2.0, 4.0], "w002": [0.0, 1.0, -2.0]}
 PW = (
@@ -461,3 +461,46 @@ def test_a_repeat_after_its_server_died_is_known_to_the_others(
     found = dying.model(1, server=1).tensors or {}
     for name, values in cohort.mean(range(3)).items():
         np.testing.assert_allclose(found[name], values, rtol=0, atol=2e-6)
+
+
+def test_a_worker_retrains_the_mean_of_masked_updates_of_a_part_of_the_model(
+    started: Callable[..., Cluster],
+) -> None:
+    """Devices of a hybrid job upload the tensors that they train; masks cancel in those."""
+    hybrid = started(2, *PW, "server_mode=HYBRID_TRAINING", weights=LONG)
+    cohort = Cohort(hybrid)
+    trained = ("w000", "w002")
+    for device in cohort.devices:
+        device.tensors = {name: device.tensors[name] for name in trained}
+    cohort.run_to("updateModel", (0, 1, 3))
+    cohort.hear_list((0, 1, 3))
+    early = hybrid.say("pullWeight", pack("RequestPullWeight", iteration=1, weight_names=[]))
+    assert early.retcode == 201
+    cohort.reveal((0, 1, 3))
+
+    asked = pack("RequestPullWeight", iteration=1, weight_names=list(LONG))
+    until(lambda: hybrid.say("pullWeight", asked).retcode == 200, "the mean is there")
+
+    found = hybrid.say("pullWeight", asked, server=1).tensors or {}
+    chosen = [cohort[number] for number in (0, 1, 3)]
+    total = sum(device.data_size for device in chosen)
+    for name in trained:
+        products = [np.array(d.tensors[name], np.float64) * d.data_size for d in chosen]
+        np.testing.assert_allclose(found[name], sum(products) / total, rtol=0, atol=2e-6)
+    assert found["w001"] == LONG["w001"]
+
+
+def test_devices_that_upload_different_tensors_cost_the_round_of_a_hybrid_job(
+    started: Callable[..., Cluster],
+) -> None:
+    hybrid = started(1, *PW, "server_mode=HYBRID_TRAINING", weights=LONG)
+    cohort = Cohort(hybrid)
+    cohort[1].tensors = {"w000": cohort[1].tensors["w000"]}
+    cohort.run_to("updateModel", (0, 1, 3))
+    cohort.hear_list((0, 1, 3))
+
+    cohort.reveal((0, 1, 3))
+
+    until(lambda: hybrid.metrics()[-1:] != [], "the round is over")
+    assert hybrid.metrics()[-1]["iterationResult"] == "fail"
+    assert hybrid.model(1).tensors == LONG

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from fl_cluster.errors import StoreUnavailable
+from fl_cluster.errors import StoreCorrupt, StoreUnavailable
 from fl_cluster.store.redis import connection as connection_module
 from fl_cluster.store.redis.connection import Connection
 
@@ -108,3 +108,75 @@ async def test_a_listener_whose_link_breaks_subscribes_again_and_says_so(
 
     assert await anext(words) == "subscribed"
     await words.aclose()  # type: ignore[attr-defined]
+
+
+async def _cut(other: Connection) -> None:
+    """Break every connection but this one, as a Redis that ends does."""
+    await other.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@pytest.mark.redis
+async def test_one_life_ends_with_its_connection_and_repeats_nothing(
+    redis_server: RedisProcess, connect: Connect
+) -> None:
+    connection, other = connect(redis_server), connect(redis_server)
+
+    async def live_on() -> None:
+        async with connection.one_life():
+            await connection.command("SET", "key", "first")
+            await _cut(other)
+            await connection.command("SET", "key", "second")
+
+    with pytest.raises(StoreUnavailable):
+        await live_on()
+
+    assert await other.command("GET", "key") == b"first"
+    assert await connection.command("GET", "key") == b"first"
+
+
+@pytest.mark.redis
+async def test_a_life_that_is_over_does_not_begin_again(
+    redis_server: RedisProcess, connect: Connect
+) -> None:
+    connection, other = connect(redis_server), connect(redis_server)
+
+    async with connection.one_life():
+        await _cut(other)
+        for value in ("one", "two"):
+            with pytest.raises(StoreUnavailable):
+                await connection.command("SET", "key", value)
+
+    assert await other.command("EXISTS", "key") == 0
+    assert await connection.command("SET", "key", "three") in (True, b"OK")
+
+
+@pytest.mark.redis
+async def test_what_is_refused_within_one_life_does_not_end_it(
+    redis_server: RedisProcess, connect: Connect
+) -> None:
+    connection = connect(redis_server)
+
+    async with connection.one_life():
+        with pytest.raises(StoreCorrupt):
+            await connection.command("INCR", "key", "nonsense")
+        await connection.command("SET", "key", "value")
+
+    assert await connection.command("GET", "key") == b"value"
+
+
+@pytest.mark.redis
+async def test_others_go_on_beside_one_life_and_after_it(
+    redis_server: RedisProcess, connect: Connect
+) -> None:
+    connection = connect(redis_server)
+
+    async def count() -> None:
+        async with connection.one_life():
+            before = int(await connection.command("INCR", "mine"))
+            await asyncio.sleep(0)
+            assert int(await connection.command("INCR", "mine")) > before
+        await connection.command("INCR", "mine")
+
+    await asyncio.gather(*(count() for _ in range(20)))
+
+    assert int(await connection.command("GET", "mine")) == 60

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.rounds.plan import ExchangePlan
 from fl_cluster.service.explanation import Cause
 from fl_cluster.service.inquiry import Inquiry, Witnesses
 from fl_cluster.store.ports import Offer
@@ -73,6 +75,7 @@ class Asked:
                 now_ms=connection.now_ms,
                 write=lambda: self.members.renew(SCHEDULER.id, LEASE_MS),
                 unreachable=dict,
+                exchange=self.rounds,
             ),
         )
 
@@ -123,6 +126,23 @@ async def test_a_healthy_store_leaves_the_round_s_own_cause(
     assert found.since is not None
     assert found.until == found.since + 60_000
     assert found.notes == ()
+
+
+async def test_the_devices_that_have_taken_a_step_are_counted(
+    redis_server: RedisProcess, ask: Callable[..., Asked]
+) -> None:
+    asked = ask(redis_server)
+    exchange = ExchangePlan(keys=2, shares=2, signatures=0, reveals=2, window_ms=20_000)
+    await asked.stores.open(**{**LONG, "exchange": exchange})
+    for member in (SERVER, SCHEDULER):
+        await asked.members.register(member, LEASE_MS)
+    await asked.rounds.check_in(REF, [Offer(device, 1, 1) for device in ("a", "b", "c")])
+    await asked.rounds.tell(REF, Step.KEYS, "b", b"its keys")
+
+    found = await asked.inquiry.look()
+
+    assert found.cause is Cause.WAITING_FOR_EXCHANGE
+    assert found.sentence.endswith("waits for devices to offer keys for masks: 1 of 2 have.")
 
 
 async def test_a_redis_that_is_gone_is_unreachable(

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import redis.asyncio as redis_asyncio
 from redis import exceptions
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -110,6 +112,45 @@ class Script:
     digest: str
 
 
+class _Life:
+    """One connection for as long as it lasts."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection: AbstractConnection | None = connection
+        self._is_broken = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the block that it belongs to has not ended."""
+        return self._connection is not None
+
+    async def send(self, *args: Argument) -> Any:
+        """The raw reply."""
+        assert self._connection is not None
+        if self._is_broken:
+            raise exceptions.ConnectionError("the connection broke")
+        try:
+            await self._connection.send_command(*args)
+            return await self._connection.read_response()
+        except exceptions.ResponseError:
+            raise
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    async def give_up(self) -> None:
+        """Leave no answer behind for whoever is given the connection next."""
+        self._is_broken = True
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+
+    def end(self) -> AbstractConnection:
+        """The connection, which is somebody else's from now on."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        return connection
+
+
 class Connection:
     """A pool of connections to one Redis, with the scripts loaded by name.
 
@@ -148,6 +189,7 @@ class Connection:
             pool = redis_asyncio.BlockingConnectionPool.from_url(url, **options)
         self.client: redis_asyncio.Redis = redis_asyncio.Redis.from_pool(pool)
         self._scripts: dict[str, Script] = {}
+        self._life: ContextVar[_Life | None] = ContextVar("life", default=None)
 
     def _primary_pool(
         self, url: str, seconds: float, options: dict[str, Any], tls: StoreTls | None
@@ -194,7 +236,32 @@ class Connection:
         with faults(str(args[0])):
             return await self._send(*args)
 
+    @contextlib.asynccontextmanager
+    async def one_life(self) -> AsyncIterator[None]:
+        """Send what the block sends over one connection, and nothing of it a second time.
+
+        So what was answered in the block is true until its end: a Redis that goes back in time
+        has restarted, or another one has taken its place, and either breaks the connection.
+        The block sends one thing after the other; StoreUnavailable once the connection breaks.
+        """
+        pool = self.client.connection_pool
+        with faults("connect"):
+            life = _Life(await pool.get_connection())  # type: ignore[no-untyped-call]
+        token = self._life.set(life)
+        try:
+            yield
+        except BaseException:
+            await life.give_up()
+            raise
+        finally:
+            self._life.reset(token)
+            connection = life.end()
+            await asyncio.shield(pool.release(connection))
+
     async def _send(self, *args: Argument) -> Any:
+        life = self._life.get()
+        if life is not None and life.is_under_way:
+            return await life.send(*args)
         try:
             return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]
         except RuntimeError as exc:

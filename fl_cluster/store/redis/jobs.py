@@ -123,6 +123,9 @@ class RedisBlobStore:
             target[offset:end] = chunk
             offset = end
 
+    async def has(self, name: str) -> bool:
+        return bool(await self._connection.command("EXISTS", self._chunk_key(name, 0)))
+
     async def drop(self, names: Sequence[str]) -> None:
         for name in names:
             offset = 0

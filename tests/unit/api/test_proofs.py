@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fl_cluster.api.proofs import ProofDesk
+from fl_cluster.api.proofs import ProofDesk, _unarmoured
+from fl_cluster.privacy.key_agreement import list_digest
 from fl_cluster.sdk.identity import DeviceIdentity
+from fl_cluster.security.attestation import (
+    Untrusted,
+    parse_certificate,
+    request_text,
+    verify_signature,
+)
 from fl_cluster.security.trust_files import TrustFiles
 from fl_cluster.service.attestation import Attestor
 from fl_cluster.store.memory_identity import MemoryAttestationStore
+from fl_cluster.wire import flat, messages
 
 WINDOW_MS = 600_000
 NOT_PROVED = "startFLJob sign and certificate verify failed."
@@ -312,3 +320,32 @@ async def test_captured_bytes_are_worth_nothing_an_hour_later(published, bench):
 
     assert (answer.retcode, answer.reason) == (400, NOT_PROVED)
     assert abs(int(answer.timestamp) - bench.now_ms()) < 5_000
+
+
+def captured(cls, name):
+    return flat.decode(cls, (GOLDEN / f"pki_pw__c1__{name}.bin").read_bytes())
+
+
+def test_what_a_genuine_device_showed_and_signed_in_a_masked_round_proves_it():
+    """Its certificates, its keys, its requests and its signature of the list of counted devices."""
+    joined = captured(messages.RequestFLJob, "00_startFLJob_req")
+    offer = captured(messages.RequestExchangeKeys, "01_exchangeKeys_req")
+    listed = captured(messages.ReturnClientList, "07_getClientList_res")
+    pushed = captured(messages.SendClientListSign, "08_pushListSign_req")
+    revealed = captured(messages.SendReconstructSecret, "11_reconstructSecrets_req")
+    attestation = parse_certificate(joined.key_attestation, "key_attestation")
+
+    shown = (_unarmoured(joined.key_attestation), _unarmoured(joined.equip_cert))
+
+    assert offer.certificate_chain == shown
+    keys = offer.c_pk + offer.s_pk
+    for sent, signature, before in (
+        (offer, offer.signature, keys),
+        (pushed, pushed.req_signature, b""),
+        (revealed, revealed.signature, b""),
+    ):
+        text = request_text(sent.timestamp, sent.iteration, before)
+        verify_signature(attestation, signature, text)
+    verify_signature(attestation, pushed.signature, list_digest(listed.clients))
+    with pytest.raises(Untrusted):
+        verify_signature(attestation, pushed.signature, list_digest(listed.clients[::-1]))

@@ -187,6 +187,9 @@ class Interposed:
             if self.is_away:
                 raise self._unavailable(method)
             if self.weather is not None:
+                if method == "put":
+                    # What is on its way does not change any more, however late it arrives.
+                    args = (args[0], bytes(args[1]), *args[2:])
                 return await self.weather(method, lambda: real(*args, **kwargs))
             await self._meet(self._before[method])
             answer = await real(*args, **kwargs)

@@ -110,6 +110,27 @@ async def test_the_partials_of_the_round_and_models_no_longer_kept_are_dropped(w
     assert sorted(world.job_store.kept) == [3, 4, 5]
 
 
+async def test_a_model_that_the_store_has_forgotten_is_made_again_before_it_is_published(world):
+    await world.open(report_goal=1)
+    member = await world.member()
+    await world.admit("d1")
+    await member.collector.collect(world.arrival("d1"))
+    before = world.blob_store.names()
+    look = member.blobs.hold_before("has")
+
+    finishing = asyncio.create_task(member.finish())
+    await look.reached.wait()
+    (new,) = (name for name in world.blob_store.names() - before if name.startswith("model"))
+    world.blob_store.forget(new)
+    look.go.set()
+    with pytest.raises(StoreUnavailable, match="forgotten"):
+        await finishing
+    assert await member.finish()
+
+    assert (await world.round_store.snapshot()).last_outcome == "committed"
+    assert new in world.blob_store.names()
+
+
 async def test_whoever_dies_after_publishing_leaves_no_model_behind_for_ever(world):
     """Blobs of partials expire; those of models do not."""
     await world.open(report_goal=1)

@@ -115,6 +115,22 @@ async def test_each_commit_drops_the_partial_before_it(desk):
     )
 
 
+async def test_a_partial_stays_that_a_store_which_went_back_in_time_has_counted(desk):
+    await (await desk.add("d1"))
+    (first,) = (name for name in desk.world.blob_store.names() if name.startswith("partial"))
+    state = desk.world.round_store._round
+    looks = desk.member.rounds.hold_before("partials")
+
+    await (await desk.add("d2"))
+    await looks.reached.wait()
+    desk.world.round_store._round = state
+    looks.go.set()
+    await asyncio.sleep(1)
+
+    assert first in desk.world.blob_store.names()
+    assert await desk.holds("d1")
+
+
 @pytest.mark.parametrize("fault", [StoreUnavailable("drop", "away"), StoreCorrupt("drop: refused")])
 async def test_a_partial_that_cannot_be_dropped_holds_up_nobody(desk, fault):
     await (await desk.add("d1"))
