@@ -19,6 +19,7 @@ from fl_cluster.config.problems import SettingProblem
 from fl_cluster.config.rules import Value
 from fl_cluster.errors import ConfigError
 
+MOST_NESTED = 50
 MAX_FILE_BYTES = 1_048_576
 """A hundred times the largest configuration there is."""
 
@@ -124,7 +125,23 @@ def parse(text: str, file: str) -> Document:
         raise _unreadable(file, f"yaml config file {file} is nested too deeply") from None
 
 
-class _JsonLoader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
+    """Gives up what is nested more deeply than anybody writes: the time it takes grows with the
+    square of the depth."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MOST_NESTED:
+            raise RecursionError
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+class _JsonLoader(_Loader):
     """Takes numbers as JSON writes them: to YAML 1.1, 1e-3 is text."""
 
 
@@ -145,7 +162,7 @@ def _is_json(text: str) -> bool:
 
 def _parsed(text: str, file: str) -> Document:
     # JSON has tabs between its tokens only, where YAML allows none.
-    loader = _JsonLoader(text.replace("\t", " ")) if _is_json(text) else yaml.SafeLoader(text)
+    loader = _JsonLoader(text.replace("\t", " ")) if _is_json(text) else _Loader(text)
     root = loader.get_single_node()
     expected = f"Expect content of yaml config file {file} is of the dict type"
     if root is None or root.tag == NULL_TAG:
