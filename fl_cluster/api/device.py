@@ -28,7 +28,7 @@ from fl_cluster.api.plain_http import Answer, Handler, json_refusal
 from fl_cluster.api.proofs import Doubt, ProofDesk
 from fl_cluster.api.refusals import Refusal
 from fl_cluster.api.replies import Replies
-from fl_cluster.config.schema import EncryptType
+from fl_cluster.config.schema import EncryptType, MaskLayout
 from fl_cluster.errors import FlClusterError, PeerProtocolError, StoreCorrupt, StoreUnavailable
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.phases import RoundRef
@@ -215,8 +215,8 @@ class DevicePlane:
             asked = dialect.decode(messages.RequestFLJob, body.data)
         except PeerProtocolError as exc:
             return self._refuse_form(dialect, refusals.CHECK_IN_SCHEMA, exc), False
-        if not dialect.is_native and self._view.parameters.encrypt_type == SECURE_AGGREGATION:
-            other = refusals.NATIVE_ONLY
+        other = self._speaks_otherwise(dialect)
+        if other is not None:
             response = self._replies.refuse_check_in(dialect, other, with_time=False)
             return dialect.refuse(response, other), False
         device = asked.fl_id
@@ -242,6 +242,16 @@ class DevicePlane:
             refusal = await self._refusal_of(found.verdict)
         response = self._replies.refuse_check_in(dialect, refusal, device)
         return dialect.refuse(by_its_clock(response, asked.timestamp), refusal), False
+
+    def _speaks_otherwise(self, dialect: Dialect) -> Refusal | None:
+        """Why devices of this kind cannot mask as the others of the job do; None when they can."""
+        parameters = self._view.parameters
+        if not dialect.is_native and parameters.encrypt_type == SECURE_AGGREGATION:
+            return refusals.NATIVE_ONLY
+        is_running = parameters.mask_layout == MaskLayout.RUNNING
+        if dialect.is_native and is_running and parameters.encrypt_type == EncryptType.PW_ENCRYPT:
+            return refusals.EXISTING_ONLY
+        return None
 
     async def _is_admitted(self, dialect: Dialect, found: CheckInAnswer, device: str) -> bool:
         """Whether the device is in the cohort, and to be told so: now, or what it never heard."""

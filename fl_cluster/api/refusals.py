@@ -192,6 +192,15 @@ NATIVE_ONLY = Refusal(
     " SECURE_AGGREGATION): use the SDK of fl_cluster, or ask whoever runs the job for PW_ENCRYPT.",
 )
 """For devices that speak FlatBuffers."""
+EXISTING_ONLY = Refusal(
+    Word.INVALID,
+    ResponseCode.RequestError,
+    400,
+    Retry.NEVER,
+    "The devices of this job lay one mask over all tensors in a row (pw_mask_layout: running), and"
+    " this one begins anew with each: ask whoever runs the job for pw_mask_layout: restart.",
+)
+"""For devices of the SDK: two layouts in one cohort would spoil the sum."""
 DATA_SIZE_SMALL = Refusal(
     Word.INVALID,
     ResponseCode.OutOfTime,

@@ -195,7 +195,7 @@ CLUSTER = Block(
             (
                 "Where in each tensor the masks of PW_ENCRYPT begin: anew (restart), as all known "
                 "devices have it, or where the tensor before ended (running). All devices of a "
-                "job must do the same."
+                "job must do the same; those of the SDK begin anew."
             ),
             default="restart",
             rule=OneOf(schema.MaskLayout),

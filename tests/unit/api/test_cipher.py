@@ -244,3 +244,25 @@ async def test_an_update_that_lacks_a_tensor_is_told_which(masked):
 
     assert (reply.status, reply.message.verdict) == (400, "invalid")
     assert "tensor 'w001' is missing, and its masks with it" in reply.message.reason
+
+
+async def test_a_device_of_the_sdk_is_refused_where_masks_run_on(bench):
+    await bench.open(
+        encrypt__encrypt_type="PW_ENCRYPT",
+        encrypt__pw_encrypt={
+            "share_secrets_ratio": 1.0,
+            "cipher_time_window": 20_000,
+            "reconstruct_secrets_threshold": NEEDED,
+        },
+        cluster__pw_mask_layout="running",
+        round__start_fl_job_threshold=3,
+        round__update_model_ratio=0.6,
+    )
+    member = await bench.member()
+
+    of_sdk = await member.packed.check_in("d1")
+    existing = await member.flat.check_in("d2")
+
+    assert (of_sdk.status, of_sdk.message.verdict) == (400, "invalid")
+    assert of_sdk.message.reason.endswith("pw_mask_layout: restart.")
+    assert existing.message.retcode == 200
