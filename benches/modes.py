@@ -99,9 +99,10 @@ def _result(mode: str, up: int, down: int, *, with_accuracy: bool) -> Row:
         f"up {up:,} bytes (1/{whole / up:.1f}), down {down:,} (1/{whole / down:.1f}) for"
         f" {FLOATS:,} floats"
     )
-    value, seconds = _accuracy(mode) if with_accuracy else (0.0, 0.0)
-    if with_accuracy:
-        notes += f"; {seconds / ROUNDS:.2f} s a round of {DEVICES} devices"
+    if not with_accuracy:
+        return Row(f"an upload of the digits job, --mode {mode}", "bytes", [up], notes=notes)
+    value, seconds = _accuracy(mode)
+    notes += f"; {seconds / ROUNDS:.2f} s a round of {DEVICES} devices"
     return Row(f"accuracy of the digits job, --mode {mode}", "", [value], notes=notes)
 
 
