@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -74,6 +74,8 @@ class Route:
     look_back: LookBack | None = None
     """What a counted device is told of the round before this one."""
     signature: str = "signature"
+    untimed: Refusal | None = None
+    """What existing devices are told who leave the time out; None where nobody misses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class CipherPlane:
                 self._steps.take_keys,
                 Step.KEYS,
                 words.KEYS_ENOUGH,
+                untimed=words.KEYS_UNTIMED if self._shares_secrets else None,
             ),
             "getKeys": Route(
                 messages.GetExchangeKeys,
@@ -219,6 +222,8 @@ class CipherPlane:
                 await self._view.refresh()
             refusal = route.enough if self._is_full(route) else route.schema
             return dialect.refuse(self._refusal(route, dialect, refusal), refusal)
+        if dialect.is_native:
+            route = replace(route, untimed=None)
         outcome = await self._judge(name, route, asked, body)
         if isinstance(outcome, Refusal):
             response = self._refusal(route, dialect, outcome, asked)
@@ -237,6 +242,8 @@ class CipherPlane:
         if doubt is not None:
             return doubt.refusal
         if asked.iteration == current.number and not snapshot.is_closed:
+            if route.untimed is not None and asked.timestamp is None:
+                return route.untimed
             return await route.handle(asked, snapshot)
         if is_past and route.look_back is not None:
             counted = await self._told.counted(past)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fl_cluster.api.refusals import Refusal, Retry, Word
+from fl_cluster.api.refusals import INNER_ERROR, Refusal, Retry, Word
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.service.attestation import Proof
 from fl_cluster.wire.messages import ResponseCode
@@ -58,6 +58,8 @@ PROOF: Final[Mapping[Proof, Refusal]] = {
 
 KEYS_SCHEMA: Final = _schema("The schema of RequestExchangeKeys is invalid.")
 KEYS_ENOUGH: Final = _enough("Current amount for exchangeKey is enough. Please retry later.")
+KEYS_UNTIMED: Final = Refusal(Word.INVALID, _BAD, 400, Retry.NEVER, INNER_ERROR, is_plain=True)
+"""FlatBuffers keys without `timestamp`, where devices share secrets."""
 KEYS_OTHER_ROUND: Final = _stale("iter num is error.")
 KEYS_STRANGER: Final = Refusal(
     Verdict.NOT_IN_COHORT,

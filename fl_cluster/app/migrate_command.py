@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from fl_cluster.config.compatibility import Finding, Judgement, Standing, judge
+from fl_cluster.config.compatibility import PASSED_OVER, Finding, Judgement, Standing, judge
 from fl_cluster.config.problems import render_problems
 from fl_cluster.config.schema import Role
 from fl_cluster.errors import ConfigError, ExitCode
@@ -93,6 +93,6 @@ def _rows(findings: tuple[Finding, ...]) -> Iterator[str]:
         line = str(each.line or "").rjust(width)
         value = f": {each.value}" if each.value else ""
         yield f"  {line}  {each.key}{value}"
-        if each.standing is not Standing.NEW:
+        if each.why != PASSED_OVER:
             for sentence in each.why.splitlines():
                 yield f"  {'':{width}}    {sentence}"

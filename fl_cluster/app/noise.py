@@ -31,8 +31,15 @@ class ServerNoise:
         self._rounds = rounds
 
     def check(self, parameters: SharedParameters) -> None:
-        """StartupError when the budget does not allow a single round of a new job."""
-        terms = Terms.of(parameters.protection)
+        """StartupError when the budget does not allow a single round of a new job.
+
+        Or when there is no noise at all: devices calibrate it to none where dp_eps is too small
+        for their arithmetic.
+        """
+        try:
+            terms = Terms.of(parameters.protection)
+        except ValueError as exc:
+            raise StartupError(f"what the noise of this job costs cannot be told: {exc}") from exc
         if terms is None or terms.allows(Ledger()):
             return
         assert terms.budget is not None

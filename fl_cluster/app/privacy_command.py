@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from fl_cluster.config.load import load
@@ -28,6 +29,8 @@ Tell = Callable[[str], None]
 
 NEEDED = ("rounds", "devices", "clip_norm", "noise_multiplier")
 DEFAULT_DELTA = 1e-5
+SMALLEST, LARGEST = 1e-37, 1e37
+"""What a number of a configuration, which keeps single precision, can be about."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +86,10 @@ def _positive(text: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    if not SMALLEST <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"expected a number from {SMALLEST:g} to {LARGEST:g}, found {text!r}"
+        )
     return number
 
 
@@ -106,7 +113,7 @@ class Plan:
     epsilon_budget: float | None
     rounds_allowed: int
     noise_multiplier_needed: float | None
-    """The least with which all rounds fit the budget; None when they fit, or nothing limits."""
+    """The least with which all rounds fit the budget; None when they fit, or no noise does."""
 
     @property
     def fits(self) -> bool:
@@ -158,7 +165,12 @@ def run(options: argparse.Namespace, tell: Tell) -> int:
     except ConfigError as exc:
         sys.stderr.write(render_problems(exc))
         return ExitCode.CONFIGURATION
-    plan = plan_of(protection, rounds, updates)
+    try:
+        plan = plan_of(protection, rounds, updates)
+    except ValueError as exc:
+        # Devices calibrate their noise to none where epsilon is too small for their arithmetic.
+        sys.stderr.write(f"what the noise of this run costs cannot be told: {exc}\n")
+        return ExitCode.CONFIGURATION
     if plan is None:
         sys.stderr.write(
             f"{options.yaml_config} adds no noise: expected privacy.noise: central or"
@@ -268,10 +280,16 @@ def _verdict(plan: Plan) -> str:
     budget = f"the budget of epsilon {plan.epsilon_budget:g}"
     if plan.fits:
         return f"{budget} allows all {_rounds(plan.rounds)}"
-    if plan.noise == CENTRAL:
-        more = (
-            f"for all of them noise_multiplier would have to be {plan.noise_multiplier_needed:.4f}"
-        )
+    if plan.noise_multiplier_needed is None:
+        more = "how much noise would do for all of them cannot be told"
+    elif plan.noise == CENTRAL:
+        needed = _rounded_up(plan.noise_multiplier_needed)
+        more = f"for all of them noise_multiplier would have to be {needed}"
     else:
         more = "for all of them dp_eps would have to be smaller"
     return f"{budget} allows {plan.rounds_allowed} of {_rounds(plan.rounds)}; {more}"
+
+
+def _rounded_up(number: float) -> str:
+    """Five digits that are no less: with less noise the last round would not fit."""
+    return f"{float(Context(5, ROUND_CEILING).create_decimal_from_float(number)):.5g}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from fl_cluster.app.hooks import ServerHooks, call
 from fl_cluster.config.schema import Settings
 from fl_cluster.config.shared import SharedParameters
+from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.finish import EndedRound
 from fl_cluster.service.spending import Spent
 from fl_cluster.service.visits import Visit, accepted, volume
@@ -64,6 +65,11 @@ class FileRecorder:
         self._events.create()
         self._checkpoints.prepare()
 
+    def saw_start(self, opened_at: Millis | None) -> None:
+        """Remember when a round began that the store has lost; None when nobody had joined it."""
+        if opened_at is not None:
+            self._last_started_ms = opened_at
+
     def record(self, ended: EndedRound) -> None:
         """Write the round's files."""
         summary = self._summarise(ended)
@@ -108,8 +114,7 @@ class FileRecorder:
             logger.error("round %d: the privacy ledger is not in a file: %s", ended.ref.number, exc)
 
     def _summarise(self, ended: EndedRound) -> RoundSummary:
-        if ended.opened_at is not None:
-            self._last_started_ms = ended.opened_at
+        self.saw_start(ended.opened_at)
         quality = ended.metrics or Metrics(
             weighted_mean((u.loss, u.data_size) for u in ended.reported),
             weighted_mean((u.accuracy, u.eval_data_size) for u in ended.reported),

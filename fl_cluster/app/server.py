@@ -351,6 +351,7 @@ class Server:
         base = self._view.base
         held = StartingPoint(base.model, base.record.number)
         seen = self._view.snapshot
+        self._recorder.saw_start(seen.opened_at)
         await rebuild_job(
             self._stores, self._view.job, held, seen.ref, is_disabled=seen.is_disabled
         )

@@ -4,7 +4,7 @@ Nine of the settings, under the names that management clients know.  They are ju
 fixed order and the first sentence is, word for word, the original's; whatever else is asked
 is passed over, as there.
 The original takes 0 for counts and windows, with which no round can end well; here it is
-refused, and so is a number that devices could not be told.
+refused.  Devices are told the largest number of their field for one that does not fit into it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from typing import Any
 
 from fl_cluster.config.check import single
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
-from fl_cluster.config.rules import UINT32_MAX
+from fl_cluster.config.rules import INT64_MAX, UINT32_MAX
 from fl_cluster.config.schema import EncryptType
 from fl_cluster.errors import ConfigError, Problem
 
 UINT64_MAX = 2**64 - 1
-INT32_MAX = 2**31 - 1
-"""The largest number of the device protocol."""
-
 FLOAT32_MAX = 3.4028234663852886e38
 
 _WHERE = "in hyper param config should be"
@@ -74,10 +71,10 @@ CHANGEABLE = (
     _Whole("start_fl_job_time_window"),
     _Real("update_model_ratio"),
     _Whole("update_model_time_window"),
-    _Whole("client_epoch_num", INT32_MAX),
-    _Whole("client_batch_size", INT32_MAX),
+    _Whole("client_epoch_num", INT64_MAX),
+    _Whole("client_batch_size", INT64_MAX),
     _Real("client_learning_rate"),
-    _Whole("fl_iteration_num", INT32_MAX),
+    _Whole("fl_iteration_num"),
 )
 """In the order in which they are judged."""
 

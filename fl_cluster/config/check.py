@@ -18,7 +18,7 @@ from fl_cluster.config.document import Entry
 from fl_cluster.config.keys import BLOCKS, KEYS
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
 from fl_cluster.config.problems import SettingProblem
-from fl_cluster.config.ring import find_impossible
+from fl_cluster.config.ring import find_impossible, find_refusals
 from fl_cluster.config.rules import FAILED, INT64_MAX, OneServerMode, Readable, Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
@@ -70,6 +70,7 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
         _check_masking(checked)
         if not checked.problems and (impossible := find_impossible(checked.values, file)):
             checked.ours.append(impossible)
+        checked.warnings += find_refusals(checked.values)
     _check_name(checked)
     checked.problems += checked.ours
     return checked

@@ -19,8 +19,9 @@ from fl_cluster.config.document import Document, Entry, parse, read_text
 from fl_cluster.config.keys import KEYS, SECTIONS
 from fl_cluster.config.load import load, why_ignored
 from fl_cluster.config.overrides import variable_of
+from fl_cluster.config.ring import who_refuses
 from fl_cluster.config.rules import Value
-from fl_cluster.config.schema import Role
+from fl_cluster.config.schema import EncryptType, Role
 from fl_cluster.errors import ConfigError, Problem
 
 MAX_INT32 = 2**31 - 1
@@ -127,6 +128,9 @@ DIFFERENCES: Mapping[str, Difference] = {
 }
 """Key -> what it does here that it does not do there."""
 
+PASSED_OVER = "the original passes it over"
+"""All there is to say of most keys that are new."""
+
 _NEW_SECTIONS = ("cluster.", "privacy.", "encrypt.secure_aggregation.")
 
 NEW = frozenset(
@@ -174,7 +178,7 @@ def standing_of(key: str, value: Value | None = None) -> tuple[Standing, str]:
     if key in UNUSED:
         return Standing.UNUSED, UNUSED[key]
     if key in NEW:
-        return Standing.NEW, "the original passes it over"
+        return Standing.NEW, PASSED_OVER
     difference = DIFFERENCES.get(key)
     if difference is not None and (value is None or difference.concerns(value)):
         return Standing.DIFFERENT, difference.why
@@ -227,7 +231,14 @@ def _finding(
     if reason:
         return Finding(path, Standing.IGNORED, reason, shown, entry.line)
     standing, why = standing_of(path, entry.value)
+    if _is_secure(document):
+        why = who_refuses(path, entry.value) or why
     return Finding(path, standing, why, shown, entry.line)
+
+
+def _is_secure(document: Document) -> bool:
+    kind = document.entries.get("encrypt.encrypt_type")
+    return kind is not None and kind.value == EncryptType.SECURE_AGGREGATION
 
 
 def _sentence(problem: Problem, document: Document) -> str:

@@ -232,7 +232,8 @@ RING = Block(
             "corrupt",
             (
                 "Share of a round's devices that may tell the servers everything they know "
-                "without an update of the others being exposed."
+                "without an update of the others being exposed; devices of this project insist "
+                "on at least 0.05 unless their owner demands something else."
             ),
             default=0.05,
             rule=Between(0.0, 1.0, high_open=True),
@@ -243,7 +244,8 @@ RING = Block(
             "dropout",
             (
                 "Share of a round's devices that may vanish once keys are exchanged without the "
-                "round being lost; the more, the more neighbours each device needs."
+                "round being lost; the more, the more neighbours each device needs. Devices of "
+                "this project insist on at least 0.05 unless their owner demands something else."
             ),
             default=0.2,
             rule=Between(0.0, 1.0, high_open=True),
@@ -254,7 +256,7 @@ RING = Block(
             "least_devices",
             (
                 "How many updates must be in a sum before devices help to read it; devices of "
-                "this project insist on at least 3."
+                "this project insist on at least 3 unless their owner demands something else."
             ),
             default=3,
             rule=Between(2, 1_000_000_000),

@@ -11,7 +11,10 @@ from fl_cluster.errors import ConfigError, Problem
 
 @dataclass(frozen=True, slots=True)
 class SettingProblem(Problem):
-    """A problem with one setting.  `message` alone is a complete sentence."""
+    """A problem with one setting.  `message` alone is a complete sentence.
+
+    As text it ends with where the value was given, behind the sentence that is always the same.
+    """
 
     file: str = ""
     origin: str = ""
@@ -21,6 +24,10 @@ class SettingProblem(Problem):
     example: str = ""
     note: str = ""
     """What probably happened, when that can be told."""
+
+    def __str__(self) -> str:
+        names_line = self.origin.startswith("line ") and " on line" in self.message
+        return f"{self.message} ({self.origin})" if self.origin and not names_line else self.message
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

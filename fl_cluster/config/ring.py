@@ -1,11 +1,44 @@
-"""Settings of SECURE_AGGREGATION with which no round could ever end well."""
+"""Settings of SECURE_AGGREGATION with which no round could end well, or devices would stay away."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Final
+
 from fl_cluster.config.extension import RING
 from fl_cluster.config.problems import SettingProblem
+from fl_cluster.config.rules import Value
 from fl_cluster.config.schema import EncryptType
 from fl_cluster.config.tables import Values
+
+DEMANDED: Final[Mapping[str, float]] = {
+    f"{RING.name}.corrupt_ratio": 0.05,
+    f"{RING.name}.dropout_ratio": 0.05,
+    f"{RING.name}.least_devices": 3,
+}
+"""Key -> what devices of the SDK insist on at least, unless their owner demands something else."""
+
+
+def who_refuses(path: str, value: Value | None) -> str | None:
+    """Which devices will not take part with this value of a key; None when all may."""
+    least = DEMANDED.get(path)
+    if least is None or not isinstance(value, int | float) or value >= least:
+        return None
+    name = path.rpartition(".")[2].removesuffix("_ratio")
+    return (
+        f"devices of the SDK refuse to take part with less than {least:g}, unless their owner"
+        f" gives them other demands (Demands({name}={value:g}))"
+    )
+
+
+def find_refusals(values: Values) -> Iterator[str]:
+    """A sentence for each setting with which devices will stay away."""
+    if values["encrypt.encrypt_type"] != EncryptType.SECURE_AGGREGATION:
+        return
+    for path in DEMANDED:
+        why = who_refuses(path, values[path])
+        if why is not None:
+            yield f"'{path}' {float(values[path]):g}: {why}"
 
 
 def find_impossible(values: Values, file: str) -> SettingProblem | None:

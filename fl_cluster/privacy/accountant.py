@@ -6,7 +6,8 @@ by one device, added or removed.  Subsampling counts only where each device take
 round independently with the sampling rate (Poisson; Mironov, Talwar and Zhang 2019): a cohort
 of whoever comes first is no such sample, and then the rate is 1.
 
-Agrees with Google's dp-accounting, which has the same orders; rounds never make it less.
+Agrees with Google's dp-accounting, which has the orders up to 1,024; those above them are for
+small epsilons, for which it gives no useful bound.  Rounds never make a cost less.
 """
 
 from __future__ import annotations
@@ -24,9 +25,22 @@ ORDERS: Final = (
     256.0,
     512.0,
     1024.0,
+    *(2.0 ** (half / 2) for half in range(21, 81)),
     math.inf,
 )
-"""Those of dp-accounting, and the one at which releases without a delta add up exactly."""
+"""Those of dp-accounting; half octaves, for an epsilon of e needs an order of about
+2 log(1/delta) / e, and missing it by so little costs 2 percent; and the one at which releases
+without a delta add up exactly."""
+
+SMALLEST_NOISE: Final = 1e-100
+LARGEST_NOISE: Final = 1e100
+"""Noise multipliers between these have squares that a double holds."""
+
+_LARGEST_SAMPLED_ORDER = 1024.0
+"""Above it the moment of a sample, a sum of as many terms, is not worth its time."""
+
+_CLOSE = 1 + 1e-6
+"""How near the least noise `noise_for` comes."""
 
 _NEGLIGIBLE = -30.0
 """How far, as a logarithm, a term is below the sum when nothing that matters follows."""
@@ -46,9 +60,11 @@ class GaussianRelease:
     sampling_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.noise_multiplier < math.inf and 0 <= self.sampling_rate <= 1):
+        is_noise = SMALLEST_NOISE <= self.noise_multiplier <= LARGEST_NOISE
+        if not (is_noise and 0 <= self.sampling_rate <= 1):
             raise ValueError(
-                "expected a noise multiplier above 0 and a sampling rate from 0 to 1,"
+                f"expected a noise multiplier above 0, from {SMALLEST_NOISE:g} to"
+                f" {LARGEST_NOISE:g}, and a sampling rate from 0 to 1,"
                 f" found {self.noise_multiplier} and {self.sampling_rate}"
             )
 
@@ -57,7 +73,8 @@ class GaussianRelease:
         rate, sigma = self.sampling_rate, self.noise_multiplier
         if rate == 0:
             return 0.0
-        if rate == 1 or order == math.inf:
+        if rate == 1 or order > _LARGEST_SAMPLED_ORDER:
+            # Sampling never makes it more.
             return order / (2 * sigma**2)
         if order.is_integer():
             return _log_moment_whole(rate, sigma, int(order)) / (order - 1)
@@ -147,17 +164,28 @@ class Budget:
         return low
 
 
-def noise_for(budget: Budget, rounds: int, sampling_rate: float = 1.0) -> float:
-    """The smallest noise multiplier, up to 1e-4, with which so many rounds fit the budget."""
-    low, high = 0.0, 1.0
-    while not _fits(budget, rounds, GaussianRelease(high, sampling_rate)):
-        low, high = high, high * 2
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        if _fits(budget, rounds, GaussianRelease(middle, sampling_rate)):
-            high = middle
-        else:
-            low = middle
+def noise_for(budget: Budget, rounds: int, sampling_rate: float = 1.0) -> float | None:
+    """The least noise multiplier with which so many rounds fit the budget, up to one part in 10**6.
+
+    None when not even the largest one does.
+    """
+
+    def fits(multiplier: float) -> bool:
+        return _fits(budget, rounds, GaussianRelease(multiplier, sampling_rate))
+
+    low = high = 1.0
+    factor = 2.0
+    if fits(high):
+        while low > SMALLEST_NOISE and fits(low):
+            low, high, factor = max(SMALLEST_NOISE, low / factor), low, factor * factor
+    else:
+        while not fits(high):
+            if high == LARGEST_NOISE:
+                return None
+            low, high, factor = high, min(LARGEST_NOISE, high * factor), factor * factor
+    while high > low * _CLOSE:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return high
 
 
@@ -209,7 +237,8 @@ def _log_erfc(x: float) -> float:
         return math.log(math.erfc(x))
     # Beyond here erfc leaves the doubles; its asymptotic series does not.
     square = x * x
-    series = 1 - 1 / (2 * square) + 3 / (4 * square**2) - 15 / (8 * square**3)
+    reciprocal = 1 / square
+    series = 1 - reciprocal / 2 + 3 * reciprocal**2 / 4 - 15 * reciprocal**3 / 8
     return -square - math.log(x * math.sqrt(math.pi)) + math.log(series)
 
 

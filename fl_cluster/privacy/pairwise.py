@@ -143,6 +143,8 @@ def answer(
 ) -> dict[str, Share]:
     """For each device whose shares are held: of its seed if it was counted, else of its key.
 
+    Shares that cannot be opened are left out.
+
     PeerProtocolError when the list of counted devices is empty, for then every device would give
     away every key, or shares came from a device that offered no keys.
     """
@@ -152,8 +154,12 @@ def answer(
         raise PeerProtocolError(f"shares came from {min(strangers)!r}, which offered no keys")
     found = {}
     for device, sealed in held.items():
-        key = derive_key(shared_secret(keys.share.private, peers[device].share_key))
-        shares = open_shares(sealed, key)
+        try:
+            key = derive_key(shared_secret(keys.share.private, peers[device].share_key))
+            shares = open_shares(sealed, key)
+        except PeerProtocolError:
+            # Whoever sealed it spoilt it; others hold shares of that device too.
+            continue
         found[device] = shares.seed if device in counted else shares.key
     return found
 

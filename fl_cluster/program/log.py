@@ -80,10 +80,12 @@ def _logger() -> logging.Logger:
 def make_logger(environ: Mapping[str, str]) -> logging.Logger:
     """A logger as these variables want it; ValueError says which of them cannot be used."""
     logger = logging.Logger("FEDERATED", _level(environ, "GLOG_v"))  # noqa: LOG001 - for us alone
+    # Judged also where all goes to the terminal: a wrong value is told at once, as ever.
+    console_level = _level(environ, STDERR_LEVEL)
     console = logging.StreamHandler(sys.stderr)
     handlers: list[logging.Handler] = [console]
     if _to_stderr(environ) == "0":
-        console.setLevel(_level(environ, STDERR_LEVEL))
+        console.setLevel(console_level)
         handlers.append(_file_handler(environ))
     for handler in handlers:
         handler.setFormatter(_Formatter())

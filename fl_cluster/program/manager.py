@@ -7,6 +7,7 @@ arguments, the order in which they are checked, and the words for what is wrong 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import multiprocessing
 import multiprocessing.util
@@ -54,6 +55,14 @@ class _Options:
     peers: Peers | None
 
 
+class _SignatureOfInit:
+    """What a class is made with, told by its `__init__`; its `__new__` takes anything."""
+
+    def __get__(self, made: object, owner: type[Any]) -> inspect.Signature:
+        whole = inspect.signature(owner.__init__)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
 class FederatedLearningManager:
     """Lets a training loop take part in a job, as a cross-silo or as a hybrid worker.
 
@@ -63,6 +72,8 @@ class FederatedLearningManager:
     a function): Scaffold needs it where the loop shows no optimizer.
     Leaves the cluster when it is closed or collected, and when the process ends.
     """
+
+    __signature__ = _SignatureOfInit()
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """In a program that uses MindSpore, an instance of its Callback as well."""
@@ -89,6 +100,12 @@ class FederatedLearningManager:
         check_ssl_config(ssl_config, "instance of SSLConfig")
         fl_context().set_ssl_config(ssl_config)
         self._settings = settings = load_settings(yaml_config, "server")
+        if not isinstance(http_server_address, str):
+            # An empty one is judged by whoever needs it, in words of its own.
+            raise TypeError(
+                "Parameter 'http_server_address' should be str, but actually"
+                f" {type(http_server_address)}"
+            )
         fl_context().set_http_server_address(http_server_address)
         self._model = model
         self._network = open_network(model)

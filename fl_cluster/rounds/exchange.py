@@ -52,6 +52,10 @@ AFTER_REPORTS = frozenset({Step.LIST_READ, Step.SIGNATURES, Step.REVEALS})
 COMPLETED = (Step.KEYS, Step.SHARES, Step.SIGNATURES, Step.REVEALS)
 """The steps that wait for a number of devices, for a time."""
 
+TIMED = (*COMPLETED, Step.LIST_READ)
+"""The steps that time ends.  Somebody has to read the list in time, and what comes after that is
+to be done in the time that begins with the first who has."""
+
 
 def goal_of(plan: ExchangePlan, step: Step) -> int | None:
     """How many devices complete the step; None for one that never is."""
@@ -88,14 +92,23 @@ class Exchange:
     def add(self, step: Step, device: str, message: bytes, at: Millis) -> Exchange:
         """With one message more."""
         told = {**self.told, step: {**self.told.get(step, {}), device: message}}
-        began = {step: at, **self.began} if step in COMPLETED else self.began
+        began = dict(self.began)
+        if step is Step.LIST_READ and step in began:
+            del began[step]
+            began |= {Step.SIGNATURES: at, Step.REVEALS: at}
+        elif step in COMPLETED:
+            began.setdefault(step, at)
         return replace(self, told=told, began=began)
+
+    def await_readers(self, at: Millis) -> Exchange:
+        """From now on somebody has to read the list."""
+        return replace(self, began={**self.began, Step.LIST_READ: at})
 
     def deadline(self, plan: ExchangePlan) -> Millis | None:
         """The earliest instant at which a step under way has waited too long."""
         waiting = [
             Millis(self.began[step] + plan.window_ms)
-            for step in COMPLETED
+            for step in TIMED
             if step in self.began and not self.is_complete(plan, step)
         ]
         return min(waiting, default=None)

@@ -332,7 +332,8 @@ def _report(phase: Phase, event: Report) -> tuple[Phase, Verdict]:
         return after, Verdict.ACCEPTED
     if after.plan.unmasks:
         known = (after.cohort, after.reports, after.partials)
-        unmasking = Unmasking(after.ref, after.plan, after.opened_at, *known, after.exchange)
+        exchange_so_far = after.exchange.await_readers(event.at)
+        unmasking = Unmasking(after.ref, after.plan, after.opened_at, *known, exchange_so_far)
         return unmasking, Verdict.ACCEPTED
     return aggregating(after, event.at), Verdict.ACCEPTED
 

@@ -3,6 +3,7 @@
 Needs NumPy, aiohttp and msgpack, and nothing of the server side.
 """
 
+from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.sdk.client import FederatedDevice, JobResult, run
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.life import ServersUnreachable
@@ -12,6 +13,7 @@ from fl_cluster.sdk.transport import open_session
 from fl_cluster.sdk.work import RoundOutcome
 
 __all__ = [
+    "Demands",
     "DeviceIdentity",
     "FederatedDevice",
     "JobResult",

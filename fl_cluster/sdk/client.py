@@ -25,6 +25,7 @@ from typing import ParamSpec, TypedDict, TypeVar, Unpack
 import aiohttp
 
 from fl_cluster.errors import CallerProtocolError
+from fl_cluster.privacy.ring.demands import USUAL, Demands
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.join_line import parse_join_line
 from fl_cluster.sdk.life import Life
@@ -75,6 +76,7 @@ class DeviceOptions(TypedDict, total=False):
     trust_s: float
     inline: bool
     accepts_few_shares: bool
+    demands: Demands
     limits: Limits
     backoff: Backoff
 
@@ -118,6 +120,9 @@ class FederatedDevice:
     accepts_few_shares: bool = False
     """Take part in `PW_ENCRYPT` also where half of the other devices, or fewer, are enough to undo
     a mask: such a job is safe only with servers that follow the protocol."""
+    demands: Demands = USUAL
+    """What `SECURE_AGGREGATION` has to promise before this device takes part; what a server
+    announces that is less is refused, with a PeerProtocolError from `run`."""
     inline: bool = False
     """Train on the event loop instead of in a thread."""
     executor: Executor | None = None
@@ -207,7 +212,9 @@ class FederatedDevice:
                 Rules(int(self.patience_s * 1000), int(self.trust_s * 1000)),
                 self.backoff,
                 self.source,
-                protector=Protector(accepts_few_shares=self.accepts_few_shares),
+                protector=Protector(
+                    accepts_few_shares=self.accepts_few_shares, demands=self.demands
+                ),
             )
             finished = await life.run()
         return JobResult(

@@ -173,7 +173,9 @@ class Life:
         plan = plan_of(message.iteration, message.fl_plan_config)
         self._let_go_before(plan.round_number)
         work = self.work
-        exchange = self.protector.exchange(demand, work.device_id, plan, work.identity)
+        exchange = self.protector.exchange(
+            demand, work.device_id, plan, work.identity, self.weights
+        )
         self.admission = Admission(plan, demand, began_s, exchange)
         return participation.Admitted(
             plan.round_number, plan.rounds_total, held_round, now_ms(), demand.is_masked

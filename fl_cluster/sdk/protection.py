@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
+from fl_cluster.privacy.ring.demands import USUAL, Demands
 from fl_cluster.wire.messages import (
     CompressFeatureMap,
     DPParams,
@@ -113,19 +114,29 @@ class Protector:
     """The norm that updates are cut to; it follows the size of the global steps."""
     accepts_few_shares: bool = False
     """Whether masks between pairs may be undone by half of the other devices, or fewer."""
+    demands: Demands = USUAL
+    """What secure aggregation has to promise."""
 
     def exchange(
-        self, demand: Demand, device: str, plan: RoundPlan, identity: DeviceIdentity | None
+        self,
+        demand: Demand,
+        device: str,
+        plan: RoundPlan,
+        identity: DeviceIdentity | None,
+        model: Tensors,
     ) -> Exchange | None:
         """What the device has to agree on with others in this round; None: nothing.
 
-        PeerProtocolError when it should not on the job's terms.
+        `model` is what the round starts from.  PeerProtocolError when the device should not take
+        part on the job's terms.
         """
         if demand.kind == RING:
             from fl_cluster.sdk.secure import SecureDevice, SumTerms
 
             announced = SumTerms.of(demand.ring, plan.job_name, plan.round_number)
-            return SecureDevice(announced, device, self.stream, identity)
+            # Now, because the mask is as large as the announcement says, and made before training.
+            announced.check_model(model)
+            return SecureDevice(announced, device, self.stream, identity, self.demands)
         if demand.kind != PAIRS:
             return None
         from fl_cluster.sdk.masking import MaskedRound, MaskTerms

@@ -22,6 +22,7 @@ from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.kernels.native import Integers
 from fl_cluster.privacy.draws import Stream
 from fl_cluster.privacy.ring import packing
+from fl_cluster.privacy.ring.demands import USUAL, Demands
 from fl_cluster.privacy.ring.device import Identity, RingDevice
 from fl_cluster.privacy.ring.messages import RingRound, RosterView
 from fl_cluster.privacy.ring.packing import Place
@@ -42,6 +43,8 @@ from fl_cluster.wire.schema import AnyMessage
 
 HOLD_MS = 20_000
 """How long a server may hold a read that others have to come first for."""
+LARGEST_EXPONENT = 1_000
+"""With it a term's scale, data size included, is a double."""
 NOT_NEEDED = frozenset({"enough"})
 """What a step is refused with that may be left out."""
 
@@ -61,7 +64,16 @@ class SumTerms:
         """PeerProtocolError when the announcement makes no sense."""
         if announced is None or not announced.tensors or announced.cohort_size < 1:
             raise PeerProtocolError("the job asks for secure aggregation without saying of what")
+        for tensor in announced.tensors:
+            if tensor.elements < 0 or abs(tensor.exponent) > LARGEST_EXPONENT:
+                raise PeerProtocolError(
+                    f"secure: tensor {tensor.weight_fullname!r}: expected at least 0 elements and"
+                    f" an exponent within {LARGEST_EXPONENT}, found {tensor.elements} and"
+                    f" {tensor.exponent}"
+                )
         named = [(tensor.weight_fullname or "", tensor) for tensor in announced.tensors]
+        if len(dict(named)) < len(named):
+            raise PeerProtocolError("secure: the job adds a tensor twice")
         return cls(
             packing.ring_round(announced, job, number),
             {name: tensor.exponent for name, tensor in named},
@@ -69,14 +81,18 @@ class SumTerms:
             term_bound(announced.cohort_size),
         )
 
-    def of_update(self, trained: Tensors, data_size: int) -> Integers:
-        """The terms of an update; CallerProtocolError when one is out of range."""
+    def check_model(self, model: Tensors) -> None:
+        """PeerProtocolError when what is added up is not of this model."""
         for name, size in self.sizes.items():
-            if name not in trained or trained[name].size != size:
+            if name not in model or model[name].size != size:
                 raise PeerProtocolError(
                     f"the job adds {size} elements of tensor {name!r}, which its model does not"
                     " have"
                 )
+
+    def of_update(self, trained: Tensors, data_size: int) -> Integers:
+        """The terms of an update; CallerProtocolError when one is out of range."""
+        self.check_model(trained)
         tensors = [trained[name].reshape(-1) for name in self.sizes]
         try:
             return terms_of(tensors, list(self.exponents.values()), data_size, self.bound)
@@ -88,7 +104,12 @@ class SecureDevice(Exchange):
     """One device in one round."""
 
     def __init__(
-        self, terms: SumTerms, device: str, stream: Stream, identity: DeviceIdentity | None = None
+        self,
+        terms: SumTerms,
+        device: str,
+        stream: Stream,
+        identity: DeviceIdentity | None = None,
+        demands: Demands = USUAL,
     ) -> None:
         """PeerProtocolError when the round does not meet the device's demands."""
         super().__init__()
@@ -96,7 +117,7 @@ class SecureDevice(Exchange):
         self._device = device
         self._place = Place.of(terms.ring)
         signing = Identity() if identity is None else ring_identity(identity)
-        self._ring = RingDevice(terms.ring, device, stream, signing)
+        self._ring = RingDevice(terms.ring, device, stream, signing, demands)
         self._view = RosterView((), {})
         self._mask: Integers | None = None
 

@@ -227,9 +227,7 @@ class LinkServer:
             else:
                 server = await TlsDoor.open(link.protocol, (ip, 0), tls, most_handshakes=HANDSHAKES)
         except OSError as exc:
-            raise StartupError(
-                f"--tcp_server_ip {ip}: cannot listen there: {exc.strerror}"
-            ) from exc
+            raise StartupError(f"tcp_server_ip {ip}: cannot listen there: {exc.strerror}") from exc
         try:
             host, port = server.sockets[0].getsockname()[:2]
             link.address = (host, port)

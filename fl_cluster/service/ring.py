@@ -129,25 +129,36 @@ class RingDesk:
         return await self._tell(ref, Step.SIGNATURES, sent)
 
     async def tags(self, ref: RoundRef, asked: RequestSecureRead) -> StepAnswer:
-        """A device gets its neighbours' confirmations, once they are enough for it to go on."""
+        """A device gets its neighbours' confirmations, once they are enough for it to go on.
+
+        A moment later than that while some are missing: those that are there may be wrong, which
+        only the device can tell.
+        """
         if (verdict := await self._unless(ref, _is_unmasking)) is not None:
             return StepAnswer(verdict)
         roster = await self._records.roster(ref)
         index = roster.find(asked.fl_id or "")
         if index is None:
             return StepAnswer(Verdict.UNPREPARED)
-        deadline = asyncio.get_running_loop().time() + (asked.hold_ms or 0) / 1000
+        counted = await self._records.counted(ref)
+        expected = len(alive_beside(roster, index, counted))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (asked.hold_ms or 0) / 1000
+        until = deadline
         while True:
             confirmations = await self._watch.confirmations(ref)
             tags = roster.tags_for(asked.fl_id or "", confirmations)
+            left_s = until - loop.time()
+            is_held = left_s > 0 and self._view.holds
             if len(tags) >= roster.leaves.degree.needed:
-                return StepAnswer(Verdict.ACCEPTED, packing.pack_tags(tags, len(roster.offers)))
-            if not _is_unmasking(self._view.snapshot) or self._view.snapshot.ref != ref:
+                if len(tags) >= expected or not is_held:
+                    return StepAnswer(Verdict.ACCEPTED, packing.pack_tags(tags, len(roster.offers)))
+                until = min(until, loop.time() + GRACE_S) if until == deadline else until
+            elif not _is_unmasking(self._view.snapshot) or self._view.snapshot.ref != ref:
                 return StepAnswer(Verdict.ENOUGH)
-            left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0 or not self._view.holds:
+            elif not is_held:
                 return StepAnswer(Verdict.TOO_EARLY)
-            await asyncio.sleep(min(LOOK_S, left_s))
+            await asyncio.sleep(min(LOOK_S, max(0.0, until - loop.time())))
 
     async def reveal(self, ref: RoundRef, sent: RequestSecureReveal) -> StepAnswer:
         """A device gives the shares that take the masks off."""

@@ -22,13 +22,13 @@ class ChargesFile:
         self.path = folder / f"{job_name}_privacy.json"
 
     def read(self) -> dict[str, int]:
-        """What is kept; nothing when there is no file.
+        """What is kept; nothing when there is no file, or no folder that could have one.
 
         StartupError when it is damaged: a job must not forget what it has spent.
         """
         try:
             text = self.path.read_text("utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as exc:
             raise StartupError(f"{self.path}: the privacy ledger cannot be read: {exc}") from exc

@@ -223,3 +223,18 @@ def test_a_budget_that_allows_no_round_is_said_at_the_start(cluster: Cluster) ->
 
     assert done.returncode == 2
     assert "privacy.epsilon_budget is 0.5, and a single round costs" in done.stdout + done.stderr
+
+
+def test_noise_that_devices_would_leave_out_is_said_at_the_start(cluster: Cluster) -> None:
+    file = cluster.job.folder / "job.yaml"
+    encrypt = {"encrypt_type": "DP_ENCRYPT", "dp_encrypt": {"dp_eps": 1e-40, "dp_delta": 0.01}}
+    file.write_text(
+        f"{file.read_text()}encrypt: {json.dumps(encrypt)}\n".replace("1e-40", "1.0e-40")
+    )
+
+    done = cluster.job.run("run_server.py", "--local_server_num=1", "--model=initial.npz")
+
+    assert done.returncode == 2
+    assert "what the noise of this job costs cannot be told: expected a noise" in (
+        done.stdout + done.stderr
+    )

@@ -601,7 +601,7 @@ def test_a_worker_without_its_certificate_is_told_before_it_asks_anybody(
         monkeypatch.setenv(variable_of(key), value)
     (tmp_path / "certs" / "client.crt").unlink()
     path = tmp_path / "job.yaml"
-    values = {"rounds": 1, "method": "FedAvg", "total": 1, "threshold": 1, "window": 1}
+    values = {"rounds": 1, "method": "FedAvg", "total": 1, "threshold": 1, "window": 1, "extra": ""}
     path.write_text(CONFIG.format(mode="CLOUD_TRAINING", folder=tmp_path, **values))
 
     with pytest.raises(RuntimeError, match=r"client\.crt"):

@@ -230,10 +230,22 @@ def test_no_further_fields_is_no_keys(three: Three) -> None:
     assert_told(answer, 300, NO_KEYS)
 
 
-def test_a_timestamp_is_needed_only_where_devices_sign(three: Three) -> None:
+def test_keys_without_a_timestamp_are_an_inner_error_and_good_ones_taken_after(
+    three: Three,
+) -> None:
     three.join()
+    device = three.devices[0]
 
-    three.accept("exchangeKeys", three.devices[0].keys(timestamp=None))
+    response = three.cluster.post("exchangeKeys", device.keys(timestamp=None))
+
+    assert (response.status, response.body) == ("HTTP/1.1 200 OK", b"An inner error occurred")
+    three.accept("exchangeKeys", device.keys())
+
+
+def test_after_the_keys_a_timestamp_is_needed_only_where_devices_sign(three: Three) -> None:
+    three.offer()
+
+    three.accept("getKeys", three.devices[0].ask("GetExchangeKeys", timestamp=None))
 
 
 def test_the_same_keys_again_are_known_and_other_ones_are_refused(three: Three) -> None:

@@ -159,6 +159,30 @@ async def test_a_member_may_find_that_enough_is_revealed(rounds: RoundStore) -> 
     assert await rounds.proceed(RoundRef("run-1", 2), at(32)) is Verdict.MOVED_ON
 
 
+async def test_a_round_whose_list_nobody_reads_ends_in_the_time_of_a_step(
+    rounds: RoundStore,
+) -> None:
+    await unmasking(rounds)
+    assert (await seen(rounds)).deadline == at(80)
+
+    await rounds.tick(REF, at(79))
+    assert (await seen(rounds)).is_unmasking
+    await rounds.tick(REF, at(80))
+
+    assert (await seen(rounds)).reason is Reason.EXCHANGE_WINDOW
+
+
+async def test_after_the_list_was_read_there_is_the_time_of_a_step_to_reveal(
+    rounds: RoundStore,
+) -> None:
+    await unmasking(rounds)
+
+    await tell(rounds, Step.LIST_READ, "a", instant=70)
+
+    assert (await seen(rounds)).deadline == at(130)
+    assert await tell(rounds, Step.REVEALS, "a", instant=130) == [Verdict.LATE]
+
+
 @pytest.mark.parametrize("is_unmasking", [False, True])
 async def test_a_step_that_waits_too_long_ends_the_round(
     rounds: RoundStore, is_unmasking: bool

@@ -20,6 +20,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MOST_BITS = 10_000
+"""So rare that it is never."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
@@ -35,10 +38,18 @@ class Assumptions:
     """A round fails for lack of shares in at most one of 2**failure_bits."""
 
     def __post_init__(self) -> None:
-        if min(self.corrupt, self.dropout) < 0 or self.corrupt + self.dropout >= 1:
+        shares = self.corrupt, self.dropout
+        # Said in this way round because no comparison with NaN holds.
+        if not (all(share >= 0 for share in shares) and sum(shares) < 1):
             raise ValueError(
                 "expected shares of corrupt and vanishing devices that are not negative and"
                 f" together below 1, found {self.corrupt} and {self.dropout}"
+            )
+        bits = self.safety_bits, self.failure_bits
+        if not all(0 <= each <= MOST_BITS for each in bits):
+            raise ValueError(
+                f"expected safety_bits and failure_bits from 0 to {MOST_BITS},"
+                f" found {self.safety_bits} and {self.failure_bits}"
             )
 
 

@@ -35,6 +35,8 @@ class RingRound:
             raise ValueError(
                 f"a sum hides nothing below 2 devices, found a least of {self.least_devices}"
             )
+        if self.element_count < 0:
+            raise ValueError(f"expected elements to add up, found {self.element_count} of them")
 
     @cached_property
     def digest(self) -> bytes:
@@ -44,7 +46,7 @@ class RingRound:
         rest = (bounds.corrupt.hex(), bounds.dropout.hex())
         bits = (bounds.safety_bits, bounds.failure_bits)
         texts = (self.job, *map(str, numbers), *rest, *map(str, bits))
-        return digest_of(_VERSION, *(text.encode() for text in texts))
+        return digest_of(_VERSION, *map(_bytes_of, texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Offer:
 
     def signed_bytes(self, ring: RingRound) -> bytes:
         """What the signature is under."""
-        return digest_of(b"offer", ring.digest, self.device.encode(), self.share_key, self.mask_key)
+        name = _bytes_of(self.device)
+        return digest_of(b"offer", ring.digest, name, self.share_key, self.mask_key)
 
     def leaf(self, ring: RingRound) -> bytes:
         """The digest by which the offer stands in the roster."""
@@ -163,3 +166,8 @@ def digest_of(*parts: bytes) -> bytes:
         total.update(len(part).to_bytes(8, "big"))
         total.update(part)
     return total.digest()
+
+
+def _bytes_of(text: str) -> bytes:
+    """The bytes that the text came in; they need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_cluster.errors import StoreCorrupt
-from fl_cluster.rounds.exchange import COMPLETED, Exchange, Step
+from fl_cluster.rounds.exchange import TIMED, Exchange, Step, goal_of
 from fl_cluster.rounds.machine import Round
 from fl_cluster.rounds.phases import (
     Abandoning,
@@ -57,7 +57,7 @@ SHARE_FIELDS = ("aggregate", "retraining_since", "pushed", "pushed_is_fit", "met
 """Empty but in a hybrid round whose mean was handed over.  Rounds that older servers opened
 have neither these nor `last_metrics` nor `is_hybrid`."""
 
-EXCHANGE_FIELDS = ("complete", *(f"{step}_began" for step in COMPLETED))
+EXCHANGE_FIELDS = ("complete", *(f"{step}_began" for step in TIMED))
 """Empty but in a masked round."""
 
 GOALS = ("keys", "shares", "signatures", "reveals", "window_ms")
@@ -175,7 +175,7 @@ def _complete(fields: Fields) -> frozenset[Step]:
 
 
 def _began(fields: Fields) -> dict[Step, Millis]:
-    found = {step: _instant(fields.get(f"{step}_began", "")) for step in COMPLETED}
+    found = {step: _instant(fields.get(f"{step}_began", "")) for step in TIMED}
     return {step: at for step, at in found.items() if at is not None}
 
 
@@ -220,16 +220,12 @@ def _deadline(fields: Fields, opened_at: Millis | None) -> Millis | None:
     if first_report_at is not None:
         deadlines.append(first_report_at + int(fields["report_window_ms"]))
     if fields["phase"] != "retraining" and fields.get("exchange"):
-        window_ms, complete = _exchange_window_ms(fields), _complete(fields)
-        began = (at for step, at in _began(fields).items() if step not in complete)
-        deadlines += (at + window_ms for at in began)
+        plan, complete = _exchange_plan_of(fields["exchange"]), _complete(fields)
+        assert plan is not None, fields
+        for step, at in _began(fields).items():
+            if step not in complete and goal_of(plan, step) != 0:
+                deadlines.append(at + plan.window_ms)
     return Millis(min(deadlines))
-
-
-def _exchange_window_ms(fields: Fields) -> int:
-    plan = _exchange_plan_of(fields["exchange"])
-    assert plan is not None, fields
-    return plan.window_ms
 
 
 @dataclass(frozen=True, slots=True)

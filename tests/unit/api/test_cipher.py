@@ -37,6 +37,7 @@ class Device:
             "ind_iv": keys.own_vector,
             "pw_iv": keys.pair_vector,
             "pw_salt": keys.pair_salt,
+            "timestamp": TIME,
         }
         return messages.RequestExchangeKeys(fl_id=self.name, iteration=1, **(given | fields))
 

@@ -52,6 +52,19 @@ def test_a_file_that_is_refused(minimal: Path, capsys: Capture) -> None:
     assert "value is expected to be range of [1,4294967295], but got 0" in lines[4]
 
 
+def test_what_devices_of_the_sdk_refuse_is_said(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "weak.yaml"
+    file.write_text((YAMLS / "secure_aggregation.yaml").read_text("utf-8"), "utf-8")
+
+    assert check(str(file)) == 0
+    assert "refuse to take part" not in capsys.readouterr().out
+    assert check(change(file, "least_devices: 3", "least_devices: 2")) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if "secure_aggregation.least_devices: 2" in line)
+    assert "devices of the SDK refuse to take part with less than 3, " in lines[at + 1]
+
+
 def test_for_programs_it_is_json(minimal: Path, capsys: Capture) -> None:
     assert check(str(minimal), "--format", "json") == 0
 

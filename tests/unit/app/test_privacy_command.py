@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from fl_cluster.app.cli import main
+from fl_cluster.app.privacy_command import as_text, plan_of
+from fl_cluster.config.protection import Protection
 from fl_cluster.privacy.accountant import Budget, GaussianRelease, Ledger, noise_for
 
 ROOT = Path(__file__).parents[3]
 DIGITS = str(ROOT / "yamls" / "digits.yaml")
 RUN = ("--rounds", "15", "--devices", "20", "--clip_norm", "0.5", "--noise-multiplier", "2.0")
 CENTRAL = ("--set", "privacy.noise=central")
+LOCAL = ("--set", "encrypt.encrypt_type=DP_ENCRYPT")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -91,7 +94,7 @@ def test_the_digits_example_costs_what_it_says(capsys: Capture) -> None:
 
 
 def test_noise_of_devices_has_a_plan_too(capsys: Capture) -> None:
-    local = ("--set", "encrypt.encrypt_type=DP_ENCRYPT", "--set", "encrypt.dp_encrypt.dp_eps=1.0")
+    local = (*LOCAL, "--set", "encrypt.dp_encrypt.dp_eps=1.0")
 
     found = numbers(capsys, "--yaml_config", DIGITS, *local, "--set", "privacy.epsilon_budget=3")
 
@@ -109,6 +112,10 @@ def test_noise_of_devices_has_a_plan_too(capsys: Capture) -> None:
         (("--yaml_config", "no-such.yaml"), "no-such.yaml not exist"),
         ((*RUN, "--delta", "2"), "expected a number between 0 and 1, found 2"),
         ((*RUN, *CENTRAL), "missing: --yaml_config, which --set changes"),
+        (
+            ("--yaml_config", DIGITS, *LOCAL, "--set", "encrypt.dp_encrypt.dp_eps=1.4e-45"),
+            "cannot be told: expected a noise multiplier above 0, from 1e-100 to 1e+100",
+        ),
         (
             ("--yaml_config", DIGITS, "--set", "privacy.noise=loud"),
             "can be only one of [none, central], but got loud",
@@ -136,3 +143,77 @@ def test_a_flag_that_is_no_number_above_0_is_refused(capsys: Capture, word: str)
 
     assert ended.value.code == 2
     assert f"expected a number above 0, found '{word}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--noise_multiplier", "--clip_norm", "--epsilon_budget"])
+@pytest.mark.parametrize("word", ["1e300", "1e200", "1e-200"])
+def test_a_flag_far_from_any_use_is_refused_in_a_sentence(
+    capsys: Capture, flag: str, word: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        plan(*RUN, flag, word)
+
+    assert ended.value.code == 2
+    sentence = f"expected a number from 1e-37 to 1e+37, found '{word}'"
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["1e-37", "1e37"])
+def test_any_number_that_a_flag_takes_makes_a_plan(capsys: Capture, number: str) -> None:
+    extreme = ("--noise_multiplier", number, "--clip_norm", number)
+
+    assert plan(*RUN, *extreme, "--epsilon_budget", "1e-37", "--delta", "1e-37") == 1
+    assert "noise_multiplier would have to be" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["noise_multiplier", "clip_norm"])
+@pytest.mark.parametrize(("word", "found"), [("1.0e+300", "inf"), ("1.0e-200", "0")])
+def test_a_key_far_from_any_use_is_refused_in_a_sentence(
+    capsys: Capture, key: str, word: str, found: str
+) -> None:
+    assert plan("--yaml_config", DIGITS, *CENTRAL, "--set", f"privacy.{key}={word}") == 2
+
+    told = capsys.readouterr().err
+    assert f"privacy.{key}" in told
+    assert f"but got {found}" in told
+
+
+@pytest.mark.parametrize("word", ["1.4e-45", "3.4e+38"])
+def test_any_number_that_a_key_takes_makes_a_plan(capsys: Capture, word: str) -> None:
+    keys = [f"privacy.{key}={word}" for key in ("noise_multiplier", "clip_norm")]
+    settings = [part for key in keys for part in ("--set", key)]
+
+    assert plan("--yaml_config", DIGITS, *CENTRAL, *settings) == 0
+    assert "central noise: 15 rounds" in capsys.readouterr().out
+
+
+def test_a_tiny_budget_is_planned_for_at_once(capsys: Capture) -> None:
+    run = ("--rounds", "100", "--devices", "1000", "--clip_norm", "1", "--noise_multiplier", "1")
+
+    found = numbers(capsys, *run, "--delta", "1e-12", "--epsilon_budget", "0.01")
+
+    assert 4_000 < found["noise_multiplier_needed"] < 8_000
+
+
+def test_the_noise_that_is_told_is_enough(capsys: Capture) -> None:
+    plan(*RUN, "--epsilon_budget", "5")
+    told = capsys.readouterr().out.split()[-1]
+
+    assert plan(*RUN, "--epsilon_budget", "5", "--noise_multiplier", told) == 0
+
+
+def test_what_cannot_be_told_is_said_so() -> None:
+    protection = Protection(
+        is_central=True,
+        clip_norm=1.0,
+        noise_multiplier=1.0,
+        is_local=False,
+        local_epsilon=0.0,
+        local_delta=0.0,
+        epsilon_budget=1e-300,
+        delta=1e-200,
+    )
+    found = plan_of(protection, 10, 20)
+
+    assert found is not None
+    assert "how much noise would do for all of them cannot be told" in as_text(found)

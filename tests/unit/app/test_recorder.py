@@ -175,6 +175,17 @@ def test_a_round_that_nobody_joined_began_when_the_one_before_did(desk: Desk) ->
     assert third["startTime"] == second["startTime"] != ""
 
 
+def test_a_round_that_redis_lost_began_when_this_process_saw_it_begin(desk: Desk) -> None:
+    nobody = {"opened_at": None, "reported": [], "cohort_count": 0, "visits": {}}
+
+    desk.recorder.saw_start(Millis(NOON - 2000))
+    desk.recorder.saw_start(None)
+    desk.recorder.record(desk.ended(1, ended_at=Millis(NOON), **nobody))
+
+    line = json.loads(desk.lines()[0])
+    assert line["startTime"].endswith(":58.000")
+
+
 def test_a_round_is_written_once_however_often_it_is_recorded(desk: Desk) -> None:
     desk.recorder.record(desk.ended())
     desk.recorder.record(desk.ended())

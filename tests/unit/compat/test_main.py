@@ -75,6 +75,11 @@ def test_what_a_program_raises_is_seen(tmp_path: Path) -> None:
         (["nowhere.py"], 2, "nowhere.py: no such program\n"),
         (["-m"], 2, "-m is followed by the name of a module"),
         (["--fast"], 2, "--fast is not known"),
+        (["-m", "nomod"], 1, "No module named nomod\n"),
+        (["-m", "nomod.sub"], 1, "No module named nomod.sub\n"),
+        (["-m", ".sub"], 1, "Relative module names not supported\n"),
+        (["-m", "concurrent"], 1, "No module named concurrent.__main__; 'concurrent' is a pack"),
+        (["."], 1, "can't find '__main__' module in '.'\n"),
     ],
 )
 def test_without_a_program_it_says_how_it_is_used(

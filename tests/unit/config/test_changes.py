@@ -97,7 +97,7 @@ def test_a_number_that_devices_cannot_be_told_is_refused(field: Any) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("value", [1, 2**31 - 1])
+@pytest.mark.parametrize("value", [1, 2**31 - 1, 2**32 - 1])
 def test_a_count_within_its_bounds_is_taken(name: str, value: int) -> None:
     assert merge(CURRENT, {name: value})[name] == value
 

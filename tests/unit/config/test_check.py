@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from fl_cluster.config.check import single
 from fl_cluster.config.keys import BLOCKS, KEYS
+from fl_cluster.config.ring import DEMANDED
 from fl_cluster.config.tables import Kind
+from fl_cluster.privacy.ring.demands import Demands
 
 # What has to be set besides for a key to be looked at, and to be the only thing wrong.
 CONTEXT: dict[str, dict[str, Any]] = {
@@ -427,6 +430,37 @@ def test_no_secure_round_is_opened_that_cannot_end_well(bench):
 
     assert "a round admits only 4 devices" in too_few
     assert "leaves no device to rely on" in nobody
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("corrupt_ratio", 0.01, ("with less than 0.05, ", "(Demands(corrupt=0.01))")),
+        ("dropout_ratio", 0.0, ("with less than 0.05, ", "(Demands(dropout=0))")),
+        ("least_devices", 2, ("with less than 3, ", "(Demands(least_devices=2))")),
+    ],
+)
+def test_what_devices_of_the_sdk_refuse_by_default_is_warned_of(bench, name, value, told):
+    path = f"encrypt.secure_aggregation.{name}"
+    asked = {"encrypt.encrypt_type": "SECURE_AGGREGATION"} | LARGER
+
+    [warning] = bench.server({**asked, path: value}).warnings
+
+    assert warning.startswith(f"'{path}' {value:g}: devices of the SDK refuse to take part ")
+    assert all(part in warning for part in told)
+    enough = DEMANDED[path]
+    assert bench.server({**asked, path: enough}).warnings == ()
+
+
+def test_the_demands_that_are_warned_of_are_those_of_devices():
+    demands = {"corrupt": "corrupt_ratio", "dropout": "dropout_ratio"}
+    found = {
+        f"encrypt.secure_aggregation.{demands.get(field.name, field.name)}": field.default
+        for field in fields(Demands)
+        if field.name != "safety_bits"
+    }
+
+    assert found == DEMANDED
 
 
 @pytest.mark.parametrize("kind", ["SIGNDS", "PW_ENCRYPT"])

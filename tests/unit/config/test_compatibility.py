@@ -9,6 +9,7 @@ import pytest
 from fl_cluster.config.compatibility import (
     DIFFERENCES,
     NEW,
+    PASSED_OVER,
     UNUSED,
     Finding,
     Judgement,
@@ -75,6 +76,18 @@ def test_a_difference_is_told_for_the_values_it_concerns(judged, key, same, othe
     assert finding(judged({**beside, key: same}), key).standing is Standing.SUPPORTED
     found = finding(judged({**beside, key: other}), key)
     assert (found.standing, found.why) == (Standing.DIFFERENT, DIFFERENCES[key].why)
+
+
+def test_what_devices_of_the_sdk_refuse_by_default_is_told(judged):
+    key = "encrypt.secure_aggregation.dropout_ratio"
+    secure = {"encrypt.encrypt_type": "SECURE_AGGREGATION", "round.start_fl_job_threshold": 4}
+
+    found = finding(judged({**secure, key: 0.01}), key)
+
+    assert found.standing is Standing.NEW
+    assert found.why.startswith("devices of the SDK refuse to take part with less than 0.05, ")
+    assert finding(judged({**secure, key: 0.05}), key).why == PASSED_OVER
+    assert finding(judged({key: 0.01}), key).why == PASSED_OVER
 
 
 def test_what_no_version_knows_is_ignored_with_a_guess(judged):

@@ -58,6 +58,26 @@ def test_a_value_from_outside_of_the_file_is_said_to_be(bench):
     assert "fl_iteration_num (command line)" in text
 
 
+def test_the_error_as_text_names_lines_and_variables_behind_the_known_sentences(bench):
+    environ = {"FL_CLUSTER__FL_ITERATION_NUM": "0"}
+    with pytest.raises(ConfigError) as caught:
+        bench.server({"round.start_fl_job_threshold": 0}, environ=environ)
+
+    of_variable, of_file = str(caught.value).splitlines()
+    assert of_file == f"{caught.value.problems[1].message} (line 8)"
+    assert of_variable.startswith(caught.value.problems[0].message)
+    assert of_variable.endswith(" FL_CLUSTER__FL_ITERATION_NUM)")
+
+
+def test_a_line_that_a_sentence_names_already_is_named_once(bench):
+    with pytest.raises(ConfigError) as caught:
+        bench.text("fl_name: a\nfl_name: b\n")
+
+    told = next(line for line in str(caught.value).splitlines() if "given twice" in line)
+    assert "on lines 1 and 2" in told
+    assert "(line" not in told
+
+
 def test_a_plain_problem_is_shown_as_a_sentence():
     error = ConfigError((Problem("--model", "there is no such file"),))
 

@@ -290,6 +290,21 @@ def test_an_empty_list_gets_no_shares(cohort: Cohort) -> None:
         cohort.answer("client2", [])
 
 
+def test_a_share_that_cannot_be_read_is_left_out_and_the_others_are_given(cohort: Cohort) -> None:
+    counted = cohort.vector["u3"]
+    whole = cohort.answer("client2", counted)
+    spoilt = min(whole)
+    held = {
+        name: sealed.shares["client2"] if name != spoilt else bytes(96)
+        for name, sealed in cohort.sealed.items()
+        if name in whole
+    }
+
+    given = answer(cohort.keys["client2"], held, cohort.public, counted)
+
+    assert given == {name: share for name, share in whole.items() if name != spoilt}
+
+
 def test_shares_from_a_stranger_are_refused(cohort: Cohort) -> None:
     held = {"mallory": cohort.sealed["client1"].shares["client2"]}
 

@@ -88,6 +88,10 @@ def test_lines_go_to_a_file_and_the_severe_ones_to_the_terminal_too(
     ("variables", "message"),
     [
         ({"GLOG_v": "7"}, "Incorrect log level:7, Please check the configuration of GLOG_v or"),
+        (
+            {"GLOG_stderrthreshold": "9"},
+            "Incorrect log level:9, Please check the configuration of GLOG_v or",
+        ),
         ({"GLOG_logtostderr": "2"}, "Incorrect value, The value of GLOG_logtostderr must be 0 or"),
         ({"GLOG_logtostderr": "0"}, "GLOG_log_dir cannot be empty."),
         (

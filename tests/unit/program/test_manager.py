@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,31 @@ def make_manager(tmp_path: Path) -> MakeManager:
     return make
 
 
+def test_its_signature_is_that_of_the_arguments_it_takes() -> None:
+    class Named(FederatedLearningManager):
+        def __init__(self, name: str) -> None:
+            super().__init__(name, a_model(), 1)
+
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(FederatedLearningManager).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+    assert list(inspect.signature(FederatedLearningManager).parameters) == [
+        *("yaml_config", "model", "sync_frequency", "http_server_address", "data_size"),
+        *("sync_type", "run_distribute", "ssl_config", "kwargs"),
+    ]
+    assert defaults == {
+        "http_server_address": "",
+        "data_size": 1,
+        "sync_type": "fixed",
+        "run_distribute": False,
+        "ssl_config": None,
+    }
+    assert list(inspect.signature(Named).parameters) == ["name"]
+
+
 def test_a_cross_silo_manager_connects_to_nothing_before_it_trains(
     make_manager: MakeManager,
 ) -> None:
@@ -86,6 +112,11 @@ def test_a_cross_silo_manager_connects_to_nothing_before_it_trains(
             r"^The http client address:http:// is illegal!",
         ),
         ({"http_server_address": "127.0.0.1"}, RuntimeError, r"^Http uri port is invalid\."),
+        (
+            {"http_server_address": 5},
+            TypeError,
+            r"^Parameter 'http_server_address' should be str, but actually <class 'int'>$",
+        ),
         ({"sync_frequency": "x"}, TypeError, r"^The input value must be int, but got 'str'$"),
         (
             {"sync_frequency": 0},

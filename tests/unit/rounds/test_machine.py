@@ -802,6 +802,26 @@ def tell_cases() -> list[Case]:
     ]
 
 
+def reading_cases() -> list[Case]:
+    """Somebody has to read the list in time; then what comes after it has its own time."""
+    unread = replace(UNMASKING, exchange=SHARED.await_readers(at(1040)))
+    read = replace(unread, exchange=unread.exchange.add(Step.LIST_READ, "a", b"new", at(1090)))
+    given_up = given_up_at(1150, read, Reason.EXCHANGE_WINDOW)
+    return [
+        Case("the list is read", unread, tell(Step.LIST_READ, "a", 1090), Verdict.ACCEPTED, read),
+        Case("nobody reads the list", unread, tell(Step.LIST_READ, "a", 1100), Verdict.LATE),
+        Case(
+            "nobody reads the list",
+            unread,
+            Tick(REF, at(1100)),
+            Verdict.ACCEPTED,
+            given_up_at(1100, unread, Reason.EXCHANGE_WINDOW),
+        ),
+        Case("it is read, and time is left", read, Tick(REF, at(1149)), Verdict.ACCEPTED),
+        Case("nobody reveals", read, Tick(REF, at(1150)), Verdict.ACCEPTED, given_up),
+    ]
+
+
 def proceed_cases() -> list[Case]:
     event = Proceed(REF, at(1060))
     late = Proceed(REF, at(STEP_DEADLINE))
@@ -832,7 +852,7 @@ def masked_cases() -> list[Case]:
         last.cohort,
         {**COUNTED_A, "b": Counted("m2", 2, at(1050))},
         {"m1": "p1", "m2": "p-new"},
-        SHARED,
+        SHARED.await_readers(at(1050)),
     )
     return [
         Case("it has not read its shares", shared, claim("c"), Verdict.UNPREPARED),
@@ -889,6 +909,7 @@ CASES: list[Case] = [
     *conclude_cases(),
     *hybrid_cases(),
     *tell_cases(),
+    *reading_cases(),
     *proceed_cases(),
     *masked_cases(),
     *check_in_cases(),

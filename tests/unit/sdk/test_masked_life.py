@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +13,20 @@ from aiohttp import web
 
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.privacy.shamir import ANNOUNCED_PRIME, minimal_bytes
-from fl_cluster.sdk import DeviceIdentity, FederatedDevice
+from fl_cluster.sdk import Demands, DeviceIdentity, FederatedDevice
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
     CipherPublicParams,
     PWParams,
     RequestExchangeKeys,
+    RequestSecureOffer,
     ResponseExchangeKeys,
+    ResponseFLJob,
+    ResponseSecureStep,
     ReturnExchangeKeys,
+    SecureRound,
+    SecureTensor,
 )
 
 PRIME = minimal_bytes(ANNOUNCED_PRIME)
@@ -34,11 +40,19 @@ def packed_answer(message: Any, status: int = 200) -> web.Response:
 
 def masked(cluster: Any, answers: dict[str, Callable[[], web.Response]], needed: int = 2) -> Any:
     """The cluster with these routes beside its own, and a plan that asks for masks."""
-    plan, application = cluster.plan, cluster.application
+    plan = cluster.plan
     params = PWParams(t=needed, prime=PRIME)
 
     def masked_plan() -> Any:
         return plan()._replace(cipher=CipherPublicParams("PW_ENCRYPT", params))
+
+    cluster.plan = masked_plan
+    return routed(cluster, answers)
+
+
+def routed(cluster: Any, answers: dict[str, Callable[[], web.Response]]) -> Any:
+    """The cluster with these routes beside its own."""
+    application = cluster.application
 
     def with_routes(prefix: str = "") -> web.Application:
         made: web.Application = application(prefix)
@@ -50,7 +64,7 @@ def masked(cluster: Any, answers: dict[str, Callable[[], web.Response]], needed:
             made.router.add_post(f"{prefix}/{endpoint}", cluster.wrapped(endpoint, handle))
         return made
 
-    cluster.plan, cluster.application = masked_plan, with_routes
+    cluster.application = with_routes
     return cluster
 
 
@@ -144,3 +158,65 @@ async def test_a_device_that_waits_long_for_others_keeps_its_keys_and_its_place(
 
     assert len(set(cluster.bodies("exchangeKeys"))) == 1
     assert len(cluster.bodies("startFLJob")) == 1
+
+
+def announcing(cluster: Any, weights: Any, **changes: Any) -> Any:
+    """The cluster, whose first answer to a check-in announces a round with these changes."""
+    tensors = tuple(SecureTensor(name, values.size, 20) for name, values in weights.items())
+    announced = SecureRound("run", 1, 3, 0.05, 0.2, 40, 20, 5, 60_000, tensors)
+
+    async def announce(_: Any, answer: Callable[[], Any]) -> web.Response:
+        told = packed.decode(ResponseFLJob, (await answer()).body)
+        return packed_answer(told._replace(secure=announced._replace(**changes)))
+
+    cluster.encryption = "SECURE_AGGREGATION"
+    cluster.faults["startFLJob"].append(announce)
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dropout": 0.0}, "for 0.05 vanishing devices, found 0"),
+        ({"corrupt": math.nan}, "together below 1, found nan"),
+        ({"failure_bits": -5_000}, "found 40 and -5000"),
+        ({"tensors": (SecureTensor("w", -1, 20),)}, "expected at least 0 elements"),
+        ({"tensors": (SecureTensor("w", 2**31 - 1, 20),)}, "which its model does not have"),
+    ],
+)
+async def test_a_round_that_promises_too_little_is_refused_before_anything_is_said(
+    make_cluster: Any,
+    serve: Any,
+    adding: Any,
+    initial_weights: Any,
+    changes: dict[str, Any],
+    told: str,
+) -> None:
+    cluster, train = announcing(make_cluster(), initial_weights, **changes), adding(1.0)
+
+    async with serve(cluster) as url:
+        with pytest.raises(PeerProtocolError, match=told):
+            await a_device(url, train).run()
+
+    assert {endpoint for endpoint, _ in cluster.requests} == {"startFLJob"}
+    assert train.plans == []
+
+
+async def test_what_the_owner_of_a_device_demands_decides(
+    make_cluster: Any, serve: Any, adding: Any, initial_weights: Any
+) -> None:
+    usual = announcing(make_cluster(), initial_weights)
+    async with serve(usual) as url:
+        with pytest.raises(PeerProtocolError, match="at least 50 reports in a sum, found 3"):
+            await a_device(url, adding(1.0), demands=Demands(least_devices=50)).run()
+
+    def refuse() -> web.Response:
+        return packed_answer(ResponseSecureStep(retcode=300, verdict="bad_request"), 400)
+
+    lax = routed(make_cluster(), {"secure/offer": refuse})
+    announcing(lax, initial_weights, dropout=0.0)
+    async with serve(lax) as url:
+        with pytest.raises(CallerProtocolError):
+            await a_device(url, adding(1.0), demands=Demands(dropout=0.0)).run()
+    said = [packed.decode(RequestSecureOffer, body) for body in lax.bodies("secure/offer")]
+    assert len(said) == 1

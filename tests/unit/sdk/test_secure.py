@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.kernels import native
 from fl_cluster.privacy.ring import packing
+from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.privacy.ring.device import Verify, accept_unsigned
 from fl_cluster.privacy.ring.messages import Offer
 from fl_cluster.privacy.ring.server import Roster, Unmasking
@@ -52,6 +54,8 @@ ANNOUNCED = SecureRound(
 )
 TERMS = SumTerms.of(ANNOUNCED, "digits", NUMBER)
 TAKEN = ResponseSecureStep()
+MODEL = {"other": np.zeros(3, np.float32), "w": np.zeros((2, 3), np.float32)}
+MODEL["b"] = np.zeros(2, np.float32)
 
 
 def update_of(name: str) -> dict[str, NDArray[np.float32]]:
@@ -205,7 +209,7 @@ def test_neighbours_that_saw_another_list_get_no_share(under_way: Round) -> None
     under_way.confirm("a", everybody)
     tags = under_way.roster.tags_for("a", confirmations)
 
-    with pytest.raises(PeerProtocolError, match="was given another list of survivors"):
+    with pytest.raises(PeerProtocolError, match="that confirm the list of survivors, found 0 of 3"):
         under_way.devices["a"].revelation.take(packing.pack_tags(tags, 5))
 
 
@@ -231,6 +235,12 @@ def demanded(announced: SecureRound | None) -> Demand:
     return Demand.of(ResponseFLJob(fl_plan_config=plan, secure=announced))
 
 
+def with_tensor(name: str, elements: int, exponent: int = EXPONENT) -> SecureRound:
+    """The announcement with this in place of tensor `w`."""
+    rest = tuple(each for each in ANNOUNCED.tensors or () if each.weight_fullname != "w")
+    return ANNOUNCED._replace(tensors=(SecureTensor(name, elements, exponent), *rest))
+
+
 @pytest.mark.parametrize(
     ("announced", "told"),
     [
@@ -240,6 +250,20 @@ def demanded(announced: SecureRound | None) -> Demand:
         (ANNOUNCED._replace(least_devices=2), "at least 3 reports in a sum, found 2"),
         (ANNOUNCED._replace(safety_bits=10), "safety against 0.05 corrupt devices"),
         (ANNOUNCED._replace(corrupt=0.01), "safety against 0.05 corrupt devices"),
+        (ANNOUNCED._replace(dropout=0.0), "for 0.05 vanishing devices, found 0"),
+        (ANNOUNCED._replace(corrupt=math.nan), "together below 1, found nan and 0.2"),
+        (ANNOUNCED._replace(dropout=math.nan), "together below 1, found 0.05 and nan"),
+        (ANNOUNCED._replace(corrupt=math.inf), "together below 1"),
+        (ANNOUNCED._replace(failure_bits=-(2**31)), "failure_bits from 0 to 10000"),
+        (ANNOUNCED._replace(failure_bits=2**31 - 1), "failure_bits from 0 to 10000"),
+        (ANNOUNCED._replace(safety_bits=-(2**31)), "safety_bits and"),
+        (ANNOUNCED._replace(safety_bits=2**31 - 1), "safety_bits and"),
+        (with_tensor("w", -1), "expected at least 0 elements"),
+        (with_tensor("w", 2**31 - 1), "the job adds 2147483647 elements of tensor 'w', which"),
+        (with_tensor("w", 6, 5_000), "an exponent within 1000, found 6 and 5000"),
+        (with_tensor("w", 6, -(2**31)), "an exponent within 1000"),
+        (with_tensor("b", 2), "adds a tensor twice"),
+        (with_tensor("elsewhere", 6), "elements of tensor 'elsewhere', which"),
     ],
 )
 def test_a_round_that_protects_less_than_a_device_demands_is_refused(
@@ -248,14 +272,36 @@ def test_a_round_that_protects_less_than_a_device_demands_is_refused(
     plan = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
 
     with pytest.raises(PeerProtocolError, match=told):
-        Protector().exchange(demanded(announced), "a", plan, None)
+        Protector().exchange(demanded(announced), "a", plan, None, MODEL)
+
+
+def test_the_owner_of_a_device_may_demand_more_or_less() -> None:
+    plan = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
+
+    with pytest.raises(PeerProtocolError, match="at least 5 reports in a sum, found 3"):
+        Protector(demands=Demands(least_devices=5)).exchange(
+            demanded(ANNOUNCED), "a", plan, None, MODEL
+        )
+    lax = demanded(ANNOUNCED._replace(dropout=0.0))
+    assert Protector(demands=Demands(dropout=0.0)).exchange(lax, "a", plan, None, MODEL)
+
+
+def test_texts_that_are_not_utf_8_are_bound_like_any_other() -> None:
+    rings = [
+        packing.ring_round(ANNOUNCED._replace(instance=instance), "digits", NUMBER)
+        for instance in ("run\udcff", "run\udcfe")
+    ]
+    offers = [Offer(name, b"", b"", b"") for name in ("a\udcff", "a\udcfe")]
+
+    assert rings[0].digest != rings[1].digest
+    assert offers[0].leaf(rings[0]) != offers[1].leaf(rings[0])
 
 
 def test_the_round_that_devices_bind_their_messages_to_is_the_servers() -> None:
     plan = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
     demand = demanded(ANNOUNCED)
 
-    exchange = Protector().exchange(demand, "a", plan, None)
+    exchange = Protector().exchange(demand, "a", plan, None, MODEL)
 
     assert demand.is_masked
     assert isinstance(exchange, SecureDevice)

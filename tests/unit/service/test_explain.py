@@ -639,7 +639,7 @@ class TestMaskedRounds:
 
         assert "sign the list of those whose updates are in the sum: 0 of 2" in signing.sentence
         assert "reveal what takes the masks off the sum: 1 of 2 have" in revealing.sentence
-        assert revealing.until == T0 + 10_000
+        assert revealing.until == T0 + 8_000
 
 
 def test_every_cause_that_is_not_the_store_s_is_staged_here():

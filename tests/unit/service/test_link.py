@@ -413,7 +413,7 @@ async def test_a_link_server_listens_until_its_context_ends() -> None:
 
 
 async def test_an_address_that_is_not_ours_is_one_sentence() -> None:
-    with pytest.raises(StartupError, match=r"--tcp_server_ip 192\.0\.2\.1: cannot listen there: "):
+    with pytest.raises(StartupError, match=r"^tcp_server_ip 192\.0\.2\.1: cannot listen there: "):
         async with LinkServer.listening("192.0.2.1"):
             pass
 

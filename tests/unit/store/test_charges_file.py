@@ -20,6 +20,15 @@ def test_without_a_file_nothing_was_charged(file: ChargesFile) -> None:
     assert file.read() == {}
 
 
+def test_a_folder_that_is_a_file_has_no_ledger_and_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "ckpt").write_text("no folder")
+    charges = CheckpointFolder(tmp_path / "ckpt", "Lenet", is_made=False).charges()
+
+    assert charges.read() == {}
+    with pytest.raises(NotADirectoryError):
+        charges.keep({"central 1.1": 3})
+
+
 def test_what_is_kept_is_read_and_only_grows(file: ChargesFile) -> None:
     file.keep({"central 1.1": 3})
     file.keep({"central 1.1": 2, "local 0.5": 1})

@@ -44,7 +44,7 @@ end
 -- Whether a step of a masked round has waited too long.
 local function stalled(round, now)
   if not masked(round) then return false end
-  for _, step in ipairs({ 'keys', 'shares', 'signatures', 'reveals' }) do
+  for _, step in ipairs({ 'keys', 'shares', 'signatures', 'reveals', 'list_read' }) do
     local began = round[step .. '_began'] or ''
     local waits = began ~= '' and not completed(round, step)
     if waits and now >= began + goal_of(round, 'window_ms') then return true end
@@ -119,6 +119,8 @@ end
 local function collected(key, round, now, channel)
   local next_phase = 'aggregating'
   if masked(round) and goal_of(round, 'reveals') > 0 then next_phase = 'unmasking' end
-  redis.call('HSET', key, 'phase', next_phase, 'since', next_phase == 'aggregating' and now or '')
+  local is_over = next_phase == 'aggregating'
+  redis.call('HSET', key, 'phase', next_phase, 'since', is_over and now or '',
+    'list_read_began', is_over and '' or now)
   redis.call('PUBLISH', channel, next_phase)
 end

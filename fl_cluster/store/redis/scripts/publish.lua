@@ -36,7 +36,7 @@ redis.call('HSET', KEYS[1], 'ref', ARGV[3], 'number', number, 'phase', phase,
   'last_ended_at', round.since, 'failures_in_a_row', ARGV[9], 'published_by', ARGV[10],
   'successor', '', 'aggregate', '', 'retraining_since', '', 'pushed', '', 'pushed_is_fit', '',
   'metrics', '', 'last_metrics', round.metrics or '', 'complete', '', 'keys_began', '',
-  'shares_began', '', 'signatures_began', '', 'reveals_began', '')
+  'shares_began', '', 'signatures_began', '', 'reveals_began', '', 'list_read_began', '')
 for i = 6, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[7]) end
 redis.call('PUBLISH', ARGV[8], outcome == '' and 'restarted' or outcome)
 return word('accepted')

@@ -25,8 +25,11 @@ local goal, count = goal_of(round, step), redis.call('HLEN', KEYS[2])
 if goal and count >= goal then return word('enough') end
 redis.call('HSET', KEYS[2], device, ARGV[5] .. ARGV[10])
 redis.call('PEXPIRE', KEYS[2], ARGV[3] + round.round_window_ms)
+if step == 'list_read' and count == 0 then
+  redis.call('HSET', KEYS[1], 'list_read_began', '', 'signatures_began', now, 'reveals_began', now)
+end
 if not goal then return word('accepted') end
-if count == 0 then redis.call('HSET', KEYS[1], step .. '_began', now) end
+if (round[step .. '_began'] or '') == '' then redis.call('HSET', KEYS[1], step .. '_began', now) end
 if count + 1 < goal then return word('accepted') end
 redis.call('HSET', KEYS[1], 'complete', (round.complete or '') .. step .. ' ')
 if step == 'reveals' then

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.privacy.ring.degrees import Assumptions
-from fl_cluster.privacy.ring.device import Demands, Identity, RingDevice
-from fl_cluster.privacy.ring.messages import Offer, RingRound
+from fl_cluster.privacy.ring.demands import Demands
+from fl_cluster.privacy.ring.device import Identity, RingDevice
+from fl_cluster.privacy.ring.messages import Confirmation, Offer, RingRound
 from fl_cluster.privacy.ring.server import Roster
 
 
@@ -150,7 +151,7 @@ def test_neighbours_that_saw_another_list_are_found_out(table: Any) -> None:
     }
 
     for name in ("ann", "bob", "cleo", "dan"):
-        with pytest.raises(PeerProtocolError, match=r"was given another list|nothing to confirm"):
+        with pytest.raises(PeerProtocolError, match=r"that confirm the list|nothing to confirm"):
             table.devices[name].reveal(table.roster.tags_for(name, confirmations))
 
 
@@ -162,8 +163,25 @@ def test_too_few_confirmations_are_refused(table: Any) -> None:
     }
     few = dict(list(table.roster.tags_for("ann", confirmations).items())[:2])
 
-    with pytest.raises(PeerProtocolError, match="at least 3 confirmations, found 2"):
+    with pytest.raises(PeerProtocolError, match="of survivors, found 2 of 2"):
         table.devices["ann"].reveal(few)
+
+
+def test_a_wrong_confirmation_costs_nobody_the_round(table: Any) -> None:
+    """It is worth as much as none, or one device could end every round."""
+    table.report_all()
+    confirmations = {
+        table.index(name): device.confirm(table.everybody())
+        for name, device in table.devices.items()
+    }
+    eve = table.index("eve")
+    spoilt = {other: bytes(len(tag)) for other, tag in confirmations[eve].tags.items()}
+    confirmations[eve] = Confirmation("eve", spoilt)
+
+    for name in ("ann", "bob", "cleo", "dan"):
+        reveal = table.devices[name].reveal(table.roster.tags_for(name, confirmations))
+
+        assert reveal.shares.keys() == {table.index(n) for n in table.devices if n != name}
 
 
 def test_no_device_gives_shares_of_both_kinds(table: Any) -> None:
@@ -182,7 +200,7 @@ def test_no_device_gives_shares_of_both_kinds(table: Any) -> None:
 def test_a_refused_step_is_the_last(table: Any) -> None:
     table.report_all()
     table.devices["ann"].confirm(table.everybody())
-    with pytest.raises(PeerProtocolError, match="expected at least 3 confirmations, found 0"):
+    with pytest.raises(PeerProtocolError, match="of survivors, found 0 of 0"):
         table.devices["ann"].reveal({})
 
     with pytest.raises(CallerProtocolError, match="does not follow _Done"):

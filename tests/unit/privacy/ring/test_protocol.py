@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fl_cluster.privacy.ring.degrees import Assumptions
-from fl_cluster.privacy.ring.device import Demands, RingDevice
+from fl_cluster.privacy.ring.demands import Demands
+from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import RingRound, bitmap, indices_in
 from fl_cluster.privacy.ring.server import CannotUnmask, Roster, Unmasking
 
