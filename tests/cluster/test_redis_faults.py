@@ -10,6 +10,7 @@ docs/redis-faults.md has the same as a table.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -263,6 +264,13 @@ async def test_one_that_is_emptied_while_it_runs(patient: Patient, devices: Any)
     assert devices.number == number + 1
     await devices.close_round()
     await devices.cluster.told(LOST)
+    text = (devices.cluster.folder / "metrics.json").read_text()
+    starts = {
+        line["currentIteration"]: line["startTime"] for line in map(json.loads, text.splitlines())
+    }
+    began = starts.pop(number)
+    assert began
+    assert began not in starts.values()
 
 
 async def test_one_that_has_no_memory_left(patient: Patient, devices: Any) -> None:
