@@ -59,6 +59,7 @@ class FileRecorder:
         self._metrics = MetricsFile(Path(settings.summary.metrics_file))
         self._events = EventFile(Path(settings.summary.event_file))
         self._last_started_ms: int | None = None
+        self._is_ledger_missed = False
 
     def prepare(self) -> None:
         """Make what has to exist from the start; StartupError when it cannot."""
@@ -106,10 +107,19 @@ class FileRecorder:
             return None
 
     def _keep_charges(self, ended: EndedRound) -> None:
-        if ended.spent is None or not self._checkpoints.is_used:
+        if ended.spent is None:
+            return
+        ledger = self._checkpoints.charges()
+        if not self._checkpoints.is_used:
+            if not self._is_ledger_missed:
+                logger.warning(
+                    "the privacy ledger is in Redis alone, and lost with it: there is no folder %s",
+                    ledger.path.parent,
+                )
+            self._is_ledger_missed = True
             return
         try:
-            self._checkpoints.charges().keep(ended.spent.charges)
+            ledger.keep(ended.spent.charges)
         except OSError as exc:
             logger.error("round %d: the privacy ledger is not in a file: %s", ended.ref.number, exc)
 

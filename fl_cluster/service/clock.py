@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 
+ENDING_WORDS = ("unmasking", "aggregating", "concluding", "abandoning")
+"""What is heard when the figures of a round are about to be summed up."""
+
 LOOKS, EVENTS, ENDINGS = "looks", "events", "endings of rounds"
 """What the loops see to, and the names under which they speak of the store."""
 
@@ -80,23 +83,26 @@ class Clock:
     async def _listen(self) -> None:
         try:
             async with contextlib.aclosing(self._events.listen()) as words:  # type: ignore[type-var]
-                async for _ in words:
+                async for word in words:
                     self._is_deaf = False
                     for hear in self._hearers:
                         hear()
-                    await self._react()
+                    await self._react(word)
         except (StoreUnavailable, StoreCorrupt) as exc:
             # Whether more than the events is missing, a look will tell.
             if await self._react() and not self._is_deaf:
                 logger.warning("no events from the store, looking each second instead: %s", exc)
                 self._is_deaf = True
 
-    async def _react(self) -> bool:
+    async def _react(self, word: str = "") -> bool:
         """Look at once; whether that was possible.  It is done again within a second."""
+        is_ending = word in ENDING_WORDS
         try:
+            if is_ending:
+                # Whoever finishes the round wants everybody's share of its figures, and has begun.
+                await self._do_duties()
             await self._look()
-            if self._view.snapshot.needs_finishing:
-                # Whoever finishes the round wants everybody's share of its figures.
+            if self._view.snapshot.needs_finishing and not is_ending:
                 await self._do_duties()
         except (StoreUnavailable, StoreCorrupt) as exc:
             self._watch.note(LOOKS, exc)

@@ -29,6 +29,7 @@ from fl_cluster.service.spending import Terms, spent_of
 from fl_cluster.store.checkpoints import CheckpointFolder
 from fl_cluster.store.ports import JobRecord, ReportedUpdate
 
+NOISE = "privacy.noise_multiplier"
 NOON = Millis(int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp() * 1000))
 
 CONFIG: dict[str, Any] = {
@@ -289,7 +290,7 @@ def test_a_round_of_another_job_record_has_that_records_number_of_rounds(desk: D
 def test_what_noise_has_cost_is_in_line_log_and_file(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    noise = {"privacy.noise": "central", "privacy.noise_multiplier": 2.0}
+    noise = {"privacy.noise": "central", NOISE: 2.0}
     terms = Terms.of(Protection.parse({}, noise))
     assert terms is not None
     with caplog.at_level(logging.INFO):
@@ -303,6 +304,30 @@ def test_what_noise_has_cost_is_in_line_log_and_file(
     kept = json.loads((desk.folder / "fl_ckpt" / "Bench_privacy.json").read_text())
     assert kept == {"central 2.0": 2}
     assert f"round 2 of 3: {spent}" in caplog.text
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_ledger_that_has_no_folder_is_told_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture, *, is_file: bool
+) -> None:
+    folder = desk.folder / "none"
+    if is_file:
+        folder.write_text("no folder")
+    checkpoints = CheckpointFolder(folder, "Bench", UTC, is_made=False)
+    recorder = FileRecorder(desk.settings, checkpoints, "10.0.0.7:4123", NoHooks())
+    terms = Terms.of(Protection.parse({}, {"privacy.noise": "central", NOISE: 2.0}))
+    assert terms is not None
+    recorder.record(desk.ended(1))
+    assert caplog.text == ""
+
+    for number in (2, 3):
+        spent = spent_of(terms, {terms.name: number})
+        recorder.record(desk.ended(number, spent=spent))
+
+    [told] = [each for each in caplog.messages if "ledger" in each]
+    assert told == (
+        f"the privacy ledger is in Redis alone, and lost with it: there is no folder {folder}"
+    )
 
 
 def test_without_noise_there_is_no_ledger(desk: Desk) -> None:

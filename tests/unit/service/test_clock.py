@@ -62,7 +62,7 @@ async def test_an_event_is_seen_at_once(job):
     async with Running(await job.member()) as running:
         await job.round_store.abort(job.first, Reason.JOB_DISABLED)
         running.words.say("abandoning")
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
 
         assert running.view.snapshot.ref.number == 2
 
@@ -102,7 +102,7 @@ async def test_a_goal_that_is_met_is_aggregated_without_waiting_for_a_tick(world
         await running.member.collector.collect(world.arrival("d1"))
         await running.view.wait_for(lambda seen: seen.ref.number == 2, 10_000)
 
-        assert loop.time() - started < 0.01
+        assert loop.time() - started < 0.1
         assert running.view.base.model.values.tobytes() == world.expected("d1")
 
 
@@ -196,7 +196,7 @@ class TestAStoreThatIsAway:
 
             await job.round_store.abort(job.first, Reason.JOB_DISABLED)
             running.words.say("abandoning")
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)
             assert running.view.snapshot.ref.number == 2
 
     async def test_without_events_the_store_is_available_all_the_same(self, job, caplog):
