@@ -265,6 +265,8 @@ def _unix_address(text: str) -> CacheAddress:
         if name != "db":
             raise ValueError("a unix: address takes no option but ?db=number")
         database = _database(number)
+    if path.startswith("//"):
+        path = "/" + path.lstrip("/")  # the same file, and no second meaning when written again
     if not path or "\0" in path:
         raise ValueError("the path of the socket is missing: expected unix:/run/redis.sock")
     if len(path.encode()) > MAX_SOCKET_PATH_BYTES:

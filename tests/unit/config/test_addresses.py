@@ -240,3 +240,10 @@ def test_the_password_is_in_neither_form_of_an_address():
     address = parse_cache_address("redis://u:hunter2@cache")
 
     assert "hunter2" not in repr(address) + str(address)
+
+
+def test_several_slashes_before_a_socket_are_one() -> None:
+    address = parse_cache_address("unix:////run/redis.sock")
+
+    assert address.path == "/run/redis.sock"
+    assert parse_cache_address(str(address)) == address
