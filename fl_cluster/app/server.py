@@ -47,7 +47,7 @@ from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
 from fl_cluster.service.exchange import patience_ms
 from fl_cluster.service.finish import Finisher, FinishRules
-from fl_cluster.service.job import StartingPoint, open_job, rebuild_job
+from fl_cluster.service.job import StartingPoint, check_fit, open_job, rebuild_job
 from fl_cluster.service.link import Duties, LinkServer
 from fl_cluster.service.membership import Membership, Undertaker
 from fl_cluster.service.retraining import RetrainingDesk
@@ -159,7 +159,8 @@ class Server:
         keys = JobKeys(settings.name)
         rounds = RedisRoundStore(connection, keys)
         blobs = RedisBlobStore(connection, keys)
-        self._stores = Stores(rounds, RedisJobStore(connection, keys), blobs, connection.one_life)
+        jobs, address = RedisJobStore(connection, keys), str(settings.cache.address)
+        self._stores = Stores(rounds, jobs, blobs, connection.one_life, address)
         self._members = RedisMemberStore(connection, keys)
         self._view = JobView(self._stores)
         self.access = Access(settings, connection)
@@ -240,8 +241,15 @@ class Server:
         return which
 
     async def check_access(self) -> None:
-        """Make ready who may do what; a fault says what of it cannot be used."""
-        await self.access.start()
+        """Make ready who may do what; a fault says what of it cannot be used.
+
+        A server that could not join the job anyway is told that first.
+        """
+        try:
+            await self.access.start()
+        except StartupError:
+            await check_fit(self._stores, SharedParameters.of(self._settings))
+            raise
         self.clock.on_word(self.access.book.hear)
 
     def _starting_point(self) -> tuple[StartingPoint, str]:

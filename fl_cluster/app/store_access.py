@@ -18,6 +18,7 @@ from fl_cluster.app.tls import store_tls
 from fl_cluster.config.addresses import CacheKind
 from fl_cluster.config.schema import JobSettings
 from fl_cluster.errors import FlClusterError, StartupError, StoreCorrupt, StoreUnavailable
+from fl_cluster.security.tls import StoreTls
 from fl_cluster.service.explanation import Cause
 from fl_cluster.service.store_trouble import explain_fault
 from fl_cluster.store.redis import embedded
@@ -35,11 +36,17 @@ REMIND_S = 10.0
 HEARTBEAT_S = 0.5
 """How often a user of the embedded Redis looks whether it lives."""
 
-REFUSED = ("refused", "Error 111 ", "Connect call failed", "No such file")
+REFUSED = ("refused", "Error 111 ", "Connect call failed")
 """What different event loops say when nobody listens on a port or a socket."""
+
+NO_SOCKET = "No such file"
+"""What is said when nobody has ever listened on a socket of this host."""
 
 HUNG_UP = ("reset by peer", "closed by server", "Connection lost")
 """What becomes of plain text on a port that speaks TLS, among other reasons."""
+
+CONNECTING = " connecting to "
+"""What is said of a connection that did not even come to be."""
 
 IN_THE_CLEAR = (
     "enable_ssl is true, but distributed_cache.address begins with redis://, which means Redis is"
@@ -76,12 +83,14 @@ async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def _connected(settings: JobSettings, url: str) -> AsyncIterator[Connection]:
-    cluster = settings.cluster
+    cluster, tls = settings.cluster, store_tls(settings)
+    if tls is not None:
+        await _check_files(settings, tls)
     connection = Connection(
         url,
         timeout_ms=cluster.redis_timeout_ms,
         pool_size=cluster.redis_pool,
-        tls=store_tls(settings),
+        tls=tls,
     )
     try:
         await _wait(settings, connection)
@@ -90,6 +99,14 @@ async def _connected(settings: JobSettings, url: str) -> AsyncIterator[Connectio
         raise _explained(settings, exc) from exc
     finally:
         await connection.close()
+
+
+async def _check_files(settings: JobSettings, tls: StoreTls) -> None:
+    """StoreUnavailable when no connection could be made for want of a file."""
+    try:
+        await asyncio.to_thread(tls.context)
+    except StartupError as exc:
+        raise _link_failed(settings, StoreUnavailable("connect", str(exc))) from exc
 
 
 class _LinkFailed(StoreUnavailable):
@@ -105,7 +122,7 @@ async def _wait(settings: JobSettings, connection: Connection) -> None:
             await connection.ping()
         except (StoreUnavailable, StoreCorrupt) as exc:
             waited = loop.time() - started
-            if not _may_be_starting(exc) or waited > WAIT_S:
+            if not _may_be_starting(settings, exc) or waited > WAIT_S:
                 raise _link_failed(settings, exc) from exc
             cause = explain_fault(exc).cause
             if loop.time() >= reminder or cause != told:
@@ -116,13 +133,15 @@ async def _wait(settings: JobSettings, connection: Connection) -> None:
             return
 
 
-def _may_be_starting(fault: FlClusterError) -> bool:
+def _may_be_starting(settings: JobSettings, fault: FlClusterError) -> bool:
     if _is_loading(fault):
         return True
     if not isinstance(fault, StoreUnavailable) or UNKNOWN_SERVICE in fault.reason:
         return False
     if NO_TLS in fault.reason:
         return False
+    if settings.cache.address.kind is CacheKind.UNIX and NO_SOCKET in fault.reason:
+        return True
     return any(word in fault.reason for word in REFUSED)
 
 
@@ -163,9 +182,20 @@ def _link_failed(settings: JobSettings, fault: FlClusterError) -> StoreUnavailab
     if not isinstance(fault, StoreUnavailable):
         return _LinkFailed(sentence, str(fault))
     change = explain_fault(fault).change
-    if settings.cache.address.kind is CacheKind.TCP and any(w in fault.reason for w in HUNG_UP):
+    if _was_hung_up(settings, fault):
+        sentence = (
+            "Sync instance info with distributed cache failed, distributed_cache_address:"
+            f" {settings.cache.address}"
+        )
         change = f"{change}; if it speaks TLS there, begin its address with rediss://"
     return _LinkFailed(sentence, f"{fault.reason.rstrip('.')}; {change}")
+
+
+def _was_hung_up(settings: JobSettings, fault: StoreUnavailable) -> bool:
+    """Whether the connection came to be in the clear, and ended with the first command."""
+    if settings.cache.address.kind is not CacheKind.TCP or CONNECTING in fault.reason:
+        return False
+    return any(word in fault.reason for word in HUNG_UP)
 
 
 def _explained(settings: JobSettings, fault: StoreUnavailable) -> StoreUnavailable:

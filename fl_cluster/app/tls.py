@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_cluster.config.addresses import CacheKind, parse_address
 from fl_cluster.config.schema import JobSettings, TlsSettings
+from fl_cluster.errors import StartupError
+from fl_cluster.security.authorities import Revoked
 from fl_cluster.security.identities import PEM, IdentityFiles, names_of, stands_for
 from fl_cluster.security.passwords import Passwords
 from fl_cluster.security.tls import StoreTls, StoreTlsFiles, Tls, TlsFiles
@@ -32,8 +34,8 @@ class Needs:
     serves: bool = True
     dials: bool = True
     borrows: bool = False
-    """Whether it may show the server's certificate where it has none to dial with, as a scheduler
-    does that was given one password only: the published one never asked for the other."""
+    """Whether it shows the server's certificate where it has none that it can dial with, as a
+    scheduler does: the published one never looks at the other, nor at its password."""
 
 
 SERVER = Needs()
@@ -55,11 +57,24 @@ def load_tls(
     if not settings.tls.enabled:
         return None
     passwords = (passwords or Passwords()).over(Passwords.of(os.environ))
-    tls = Tls(_files(settings.tls, passwords, needs))
-    tls.load()
+    tls = _loaded(_files(settings.tls, passwords, needs), borrows=needs.borrows)
     useless = tls.useless_ciphers()
     if useless:
         logger.warning("%s", useless)
+    return tls
+
+
+def _loaded(files: TlsFiles, *, borrows: bool) -> Tls:
+    tls = Tls(files)
+    try:
+        tls.load()
+    except StartupError as exc:
+        if not borrows or isinstance(exc, Revoked):
+            raise
+        # What is wrong with anything but the client's certificate is wrong with this as well.
+        tls = Tls(replace(files, outgoing=files.server))
+        tls.load()
+        logger.warning("%s; servers are shown ssl.server_cert_path instead", exc)
     return tls
 
 
@@ -70,11 +85,6 @@ def _files(settings: TlsSettings, passwords: Passwords, needs: Needs) -> TlsFile
     outgoing = IdentityFiles(
         "client", settings.client_certificate, settings.client_key, passwords.client
     )
-    if needs.borrows and not passwords.client and passwords.server and _is_locked(outgoing):
-        logger.warning(
-            "no password for ssl.client_cert_path: servers are shown ssl.server_cert_path instead"
-        )
-        outgoing = IdentityFiles("client", server.path, server.key_path, server.password)
     return TlsFiles(
         server=server if needs.serves else None,
         outgoing=outgoing if needs.dials else None,

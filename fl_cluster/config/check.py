@@ -19,12 +19,16 @@ from fl_cluster.config.keys import BLOCKS, KEYS
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
 from fl_cluster.config.problems import SettingProblem
 from fl_cluster.config.ring import find_impossible, find_refusals
-from fl_cluster.config.rules import FAILED, INT64_MAX, OneServerMode, Readable, Value
+from fl_cluster.config.rules import FAILED, INT64_MAX, OneOf, OneServerMode, Readable, Value
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
 
 MAX_NAME_BYTES = 160
 """A file name may have 255; checkpoints add up to 60 to the name of the job."""
+
+ADDRESS = "distributed_cache.address"
+LINK_FAILED = "Link to distributed cache failed, distributed cache address:"
+"""The original's words; it takes any text for an address, until it connects."""
 
 NO_ENTRY = Entry("nothing", None, "")
 
@@ -126,10 +130,23 @@ class _Check:
             return None
         complaint = key.rule.complaint(self._path, value) if key.rule else None
         if complaint is not None:
-            # The original's sentence about the server mode ends without the file's name.
-            self._complain(complaint, names_file=not isinstance(key.rule, OneServerMode))
+            self._complain(self._in_full(complaint), names_file=False)
             return None
         return value
+
+    def _in_full(self, complaint: str) -> str:
+        """The complaint as a whole sentence, with what comes before and behind it."""
+        rule, named = self._key.rule, f"{complaint}, yaml config file: {self._checked.file}"
+        if isinstance(rule, OneServerMode):
+            # The original's sentence about the server mode ends without the file's name.
+            return complaint
+        if isinstance(rule, OneOf):
+            return f"{named}{rule.afterword}"
+        if self._path == ADDRESS:
+            address = without_login(str(self._entry.value))
+            is_tls = int(self._checked.values["enable_ssl"] is True)
+            return f"{LINK_FAILED} {address}, enable ssl: {is_tls}: {named}"
+        return named
 
     def _in_type(self, entry: Entry) -> Value | None:
         if self._key.kind is Kind.FLOAT and entry.kind in ("int", "float"):
@@ -144,7 +161,7 @@ class _Check:
 
     def _complain(self, message: str, note: str = "", *, names_file: bool = True) -> None:
         file = self._checked.file
-        is_ours = isinstance(self._key.rule, Readable) and message.startswith(FAILED)
+        is_ours = isinstance(self._key.rule, Readable) and FAILED in message
         (self._checked.ours if is_ours else self._checked.problems).append(
             SettingProblem(
                 self._path,

@@ -396,7 +396,7 @@ ENCRYPT = Block(
             "kind",
             "The method.",
             default="NOT_ENCRYPT",
-            rule=OneOf(schema.EncryptType),
+            rule=OneOf(schema.EncryptType, ours=(schema.EncryptType.SECURE_AGGREGATION,)),
         ),
     ),
 )

@@ -122,16 +122,23 @@ class OneOf:
     """One of a few words; the checked value becomes the member of `words`."""
 
     words: type[StrEnum]
+    ours: tuple[str, ...] = ()
+    """Words that the original does not know, and so does not list."""
 
     def complaint(self, key: str, value: Value) -> str | None:
         if value in list(self.words):
             return None
-        choices = ", ".join(self.words)
+        choices = ", ".join(word for word in self.words if word not in self.ours)
         return f"The value of parameter '{key}' can be only one of [{choices}], but got {value}"
 
     @property
     def allowed(self) -> str:
         return "one of " + ", ".join(self.words)
+
+    @property
+    def afterword(self) -> str:
+        """What the original's message does not say, to be put behind it."""
+        return f"; here {' or '.join(self.ours)} is one as well" if self.ours else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ CRL_KEY = "ssl.crl_path"
 CRL_FAILED = "Verify crl failed."
 
 
+class Revoked(StartupError):
+    """The certificate was withdrawn by its authority: nothing is shown in its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authorities:
     """Certificates of the trusted, and the lists of what they revoked."""
@@ -201,7 +205,7 @@ def _check_revoked(
     for each in own:
         entry = each.get_revoked_certificate_by_serial_number(identity.certificate.serial_number)
         if entry is not None:
-            raise StartupError(
+            raise Revoked(
                 f"{CRL_FAILED} ({identity.files} was revoked on"
                 f" {entry.revocation_date_utc:%Y-%m-%d} by {where})"
             )

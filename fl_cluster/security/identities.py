@@ -38,6 +38,7 @@ CURVE_BITS = 256
 """Least sizes of keys: OpenSSL's security level 3, as in the published server."""
 
 PEM = b"-----BEGIN"
+PRIVATE = b"PRIVATE KEY-----"
 NO_PASSWORD = "The client password's value is empty."  # noqa: S105 - a sentence
 NOT_PKCS12 = "Create PKCS12 cert failed, please check whether the certificate is correct."
 WRONG_PASSWORD = "PKCS12_parse failed."  # noqa: S105 - a sentence
@@ -151,10 +152,13 @@ def _from_pem(files: IdentityFiles, data: bytes) -> tuple[object, list[x509.Cert
         raise StartupError(
             f"Read {files.name} cert file failed. ({files}: no certificate in it can be read)"
         ) from exc
-    key_path = files.key_path or files.path
-    refuse_when_readable_by_all(key_path, f"ssl.{files.name}_key_path")
-    text = data if key_path == files.path else _read(key_path, files)
-    return _pem_key(files, key_path, text), certificates
+    if not files.key_path:
+        # A certificate without its key may be read by all.
+        if PRIVATE in data:
+            refuse_when_readable_by_all(files.path, f"ssl.{files.setting}")
+        return _pem_key(files, files.path, data), certificates
+    refuse_when_readable_by_all(files.key_path, f"ssl.{files.name}_key_path")
+    return _pem_key(files, files.key_path, _read(files.key_path, files)), certificates
 
 
 def _pem_key(files: IdentityFiles, path: str, data: bytes) -> object:

@@ -88,13 +88,18 @@ class _Material:
     def identities(self) -> list[Identity]:
         return [each for each in (self.server, self.outgoing) if each is not None]
 
+    @property
+    def files(self) -> list[Identity]:
+        """The identities, each file's once."""
+        return list({each.files: each for each in self.identities}.values())
+
 
 def _read(files: TlsFiles, now: datetime) -> _Material:
     """What the files hold, checked in the order in which the published server checks."""
-    found: dict[str, Identity] = {}
+    found: dict[IdentityFiles, Identity] = {}
     trusted = None
     for each in (files.server, files.outgoing):
-        if each is None:
+        if each is None or each in found:
             continue
         identity = read_identity(each)
         lists = read_lists(files.revocations, now)
@@ -102,9 +107,10 @@ def _read(files: TlsFiles, now: datetime) -> _Material:
         trusted = Authorities(files.authority, roots, files.revocations, lists)
         check_identity(identity, trusted, now)
         _check_ciphers(files.ciphers)
-        found[each.name] = identity
+        found[each] = identity
     assert trusted is not None, "a process has at least one identity"
-    return _Material(found.get("server"), found.get("client"), trusted)
+    server, outgoing = (found[each] if each else None for each in (files.server, files.outgoing))
+    return _Material(server, outgoing, trusted)
 
 
 def _check_ciphers(ciphers: str) -> None:
@@ -200,7 +206,7 @@ class Tls:
     def endings(self) -> list[tuple[str, datetime]]:
         """When each certificate and list ends."""
         assert self._material is not None, "load comes first"
-        return list(endings(self._material.identities, self._material.trusted))
+        return list(endings(self._material.files, self._material.trusted))
 
     def useless_ciphers(self) -> str:
         """A sentence when no cipher of TLS 1.2 fits the server's key; empty otherwise."""
@@ -301,6 +307,17 @@ class StoreTlsFiles:
     server_name: str = ""
     """The name that Redis's certificate must carry; empty: the host it is reached at."""
 
+    def missing(self) -> str:
+        """Of the first file or folder that is not there, its key and its path; empty if none."""
+        named = {
+            "cacert_filename": self.authority,
+            "capath": self.authority_folder,
+            "cert_filename": self.certificate,
+            "private_key_filename": self.key,
+        }
+        gone = (f"{key} {path}" for key, path in named.items() if path and not Path(path).exists())
+        return next(gone, "")
+
 
 class StoreTls:
     """Contexts for connections to Redis; the files are looked at for each new connection."""
@@ -325,6 +342,8 @@ class StoreTls:
 
     def _make(self) -> ssl.SSLContext:
         files = self.files
+        if missing := files.missing():
+            raise StartupError(f"distributed_cache.{missing}: No such file or directory")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if files.authority or files.authority_folder:
             self._load_authorities(context)
@@ -346,7 +365,8 @@ class StoreTls:
         try:
             context.load_verify_locations(files.authority or None, files.authority_folder or None)
         except (ssl.SSLError, OSError) as exc:
-            what = f"cacert_filename {files.authority or files.authority_folder}"
+            key = "cacert_filename" if files.authority else "capath"
+            what = f"{key} {files.authority or files.authority_folder}"
             raise StartupError(f"distributed_cache.{what}: {_why_unusable(exc)}") from exc
 
 

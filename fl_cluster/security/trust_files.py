@@ -38,7 +38,9 @@ class TrustFiles:
         try:
             for key, file in self._roots:
                 if not file.path:
-                    raise StartupError(f"{key} is not set")
+                    raise StartupError(
+                        f"{key} is not set: both roots must be given, and may be the same file"
+                    )
                 file.has_changed()
             if self._revocations is not None:
                 self._revocations.has_changed()

@@ -18,6 +18,9 @@ from fl_cluster.store.ports import JobRecord, ModelRecord
 
 logger = logging.getLogger(__name__)
 
+SYNC_FAILED = "Sync hyper params with distributed cache failed, distributed_cache_address:"
+"""The original's words."""
+
 NOMINATIONS_S = 1.2
 """Members look at the store each second, so by then each has said what it holds."""
 
@@ -53,12 +56,18 @@ async def open_job(
     found = await stores.jobs.job()
     if found is None:
         raise StartupError("the job's records vanished from Redis while this server started")
-    shared = _found_parameters(found)
-    _check_parameters(parameters, shared)
+    shared = _compare(stores, parameters, found)
     if given.is_given:
         local = rule_of(shared).completed(given.model)
         _check_layout(local.layout, Layout.from_json(found.layout))
     return found
+
+
+async def check_fit(stores: Stores, parameters: SharedParameters) -> None:
+    """StartupError when a job runs that no server with these settings can join; opens none."""
+    found = await stores.jobs.job()
+    if found is not None:
+        _compare(stores, parameters, found)
 
 
 async def rebuild_job(
@@ -128,24 +137,23 @@ async def _is_known(stores: Stores, job: JobRecord, start: StartingPoint) -> boo
     return found.instance != job.instance or snapshot.ref.number > start.number
 
 
-def _found_parameters(job: JobRecord) -> SharedParameters:
+def _compare(stores: Stores, mine: SharedParameters, found: JobRecord) -> SharedParameters:
+    """The running job's settings; StartupError when this server's do not go with them."""
+    failed = f"{SYNC_FAILED} {stores.address}"
     try:
-        return SharedParameters.parse(job.hyper_parameters)
+        shared = SharedParameters.parse(found.hyper_parameters)
     except (ValueError, KeyError, TypeError) as exc:
         raise StartupError(
-            "Sync hyper params with distributed cache failed: the settings that the running"
-            f" servers keep in Redis cannot be read: {exc!r}"
+            f"{failed}: the settings that the running servers keep in Redis cannot be read: {exc!r}"
         ) from exc
-
-
-def _check_parameters(mine: SharedParameters, cached: SharedParameters) -> None:
-    for name, here, there in mine.differences(cached):
+    for name, here, there in mine.differences(shared):
         if name in MUST_BE_EQUAL:
             raise StartupError(
-                f"Sync hyper params with distributed cache failed: {name} is {here} here"
-                f" and {there} for the servers that run already; make the files agree"
+                f"{failed}: {name} is {here} here and {there} for the servers that run already;"
+                " make the files agree"
             )
         logger.warning("%s: this server's file says %s, the job runs with %s", name, here, there)
+    return shared
 
 
 def _check_layout(local: Layout, cached: Layout) -> None:

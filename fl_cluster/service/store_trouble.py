@@ -28,11 +28,11 @@ UNREACHABLE = Condition(
 
 CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
     (
-        ("no TLS with", "distributed_cache.c"),
+        ("no TLS with", "distributed_cache.c", "distributed_cache.private_key_filename"),
         Condition(
             Cause.STORE_UNREACHABLE,
             "Redis and this process do not come to terms about TLS",
-            "correct cacert_filename, cert_filename, private_key_filename or server_name in"
+            "correct cacert_filename, capath, cert_filename, private_key_filename or server_name in"
             " distributed_cache, or the scheme of its address (redis:// or rediss://)",
         ),
     ),

@@ -41,6 +41,8 @@ class Stores:
     one_life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
     """While its block lasts the store does not go back in time: what it has answered stays so.
     StoreUnavailable from whatever is asked in the block once that cannot be had."""
+    address: str = "memory"
+    """What sentences call the store, without a password."""
 
 
 @dataclass(frozen=True, slots=True)

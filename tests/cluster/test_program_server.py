@@ -500,6 +500,32 @@ def test_a_second_server_with_another_model_is_refused(
     assert "The number 3 of local features != the number 2 declared in the the" in text
 
 
+VERIFYING = """
+client_verify: {pki_verify: true, root_first_ca_path: absent.pem, root_second_ca_path: absent.pem}
+"""
+
+
+def test_a_second_server_hears_what_must_agree_before_what_it_lacks(
+    bench: Bench, wait_until: Wait, free_port: Callable[..., int]
+) -> None:
+    serve_until_started(bench, wait_until)
+    bench.http_port = free_port()
+    bench.configure(more=VERIFYING)
+
+    text = told_through_a_pipe(bench)
+
+    words = "Sync hyper params with distributed cache failed, distributed_cache_address:"
+    assert text.startswith(f"{words} {bench.redis.address}: pki_verify is True here and False for")
+
+
+def test_a_first_server_without_its_roots_opens_no_job(bench: Bench, wait_until: Wait) -> None:
+    bench.configure(more=VERIFYING)
+    assert told_through_a_pipe(bench).startswith("init root cert and crl failed. (client_verify.")
+
+    bench.configure()
+    serve_until_started(bench, wait_until)
+
+
 def test_a_redis_that_wants_a_password_is_named(
     tmp_path: Path, start_redis: Callable[..., Any], free_port: Callable[..., int]
 ) -> None:

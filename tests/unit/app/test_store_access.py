@@ -41,12 +41,15 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def at(self, address: str, *, username: str = "", password: str = "") -> JobSettings:
+    def at(
+        self, address: str, *, username: str = "", password: str = "", **files: str
+    ) -> JobSettings:
         path = self.folder / "job.yaml"
         data_dir = self.folder / "data"
         path.write_text(YAML.format(address=address, username=username, data_dir=data_dir))
         environ = {"FL_CLUSTER_REDIS_PASSWORD": password} if password else {}
-        return load(path, "scheduler", environ=environ)
+        more = {f"distributed_cache.{name}": file for name, file in files.items()}
+        return load(path, "scheduler", overrides=more, environ=environ)
 
 
 @pytest.fixture
@@ -147,7 +150,10 @@ class TestPlacesAndLogins:
         _, port = start_tls_redis()
         fault = await refusal(jobs.at(f"127.0.0.1:{port}"))
 
-        assert str(fault).startswith("Link to distributed cache failed, distributed cache address:")
+        assert str(fault).startswith(
+            "Sync instance info with distributed cache failed, distributed_cache_address:"
+            f" 127.0.0.1:{port}: "
+        )
         assert str(fault).endswith("if it speaks TLS there, begin its address with rediss://")
 
     async def test_what_tls_minds_is_one_sentence_and_not_waited_for(
@@ -170,8 +176,37 @@ class TestPlacesAndLogins:
         async with server:
             fault = await refusal(jobs.at(f"{host}:{port}"))
 
-        assert "Link to distributed cache failed" in str(fault)
+        assert "Sync instance info with distributed cache failed" in str(fault)
         assert "onnection" in fault.reason
+
+    @pytest.mark.parametrize(
+        "name", ["cacert_filename", "cert_filename", "private_key_filename", "capath"]
+    )
+    async def test_a_tls_file_that_is_not_there_is_named_before_redis_is_touched(
+        self, jobs: Jobs, certificates: Any, name: str
+    ) -> None:
+        files = {
+            "cacert_filename": certificates.path("ca.crt"),
+            "cert_filename": certificates.path("client.crt"),
+            "private_key_filename": certificates.path("client.key"),
+            "capath": str(jobs.folder),
+        }
+        visits: list[object] = []
+        async with await asyncio.start_server(
+            lambda _, writer: visits.append(writer), "127.0.0.1", 0
+        ) as server:
+            host, port = server.sockets[0].getsockname()
+            async with asyncio.timeout(5):
+                fault = await refusal(
+                    jobs.at(f"rediss://{host}:{port}", **files | {name: "absent"})
+                )
+
+        assert str(fault).startswith(
+            "Link to distributed cache failed, distributed cache address: "
+            f"rediss://{host}:{port}, enable ssl: 0: distributed_cache.{name} absent: No such file"
+        )
+        assert "correct cacert_filename" in str(fault)
+        assert not visits
 
 
 class TestWhatTheBlockMeets:
@@ -216,6 +251,21 @@ class TestWhatTheBlockMeets:
 
 
 class TestARedisThatIsStarting:
+    async def test_a_socket_that_is_not_there_yet_is_waited_for(
+        self, jobs: Jobs, start_redis: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = jobs.folder / "redis.sock"
+
+        async def open_it() -> None:
+            async with open_store(jobs.at(f"unix:{path}")) as connection:
+                await connection.ping()
+
+        opening = asyncio.create_task(open_it())
+        await eventually(lambda: caplog.records or opening.done())
+        await asyncio.to_thread(start_redis, "--unixsocket", str(path))
+        async with asyncio.timeout(10):
+            await opening
+
     async def test_one_that_comes_later_is_waited_for(
         self, jobs: Jobs, start_redis: Start, caplog: pytest.LogCaptureFixture
     ) -> None:

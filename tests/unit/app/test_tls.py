@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,69 @@ def test_a_scheduler_that_knows_one_password_shows_the_servers_certificate(
     [server, outgoing] = made.identities
     assert outgoing.certificate == server.certificate
     assert "servers are shown ssl.server_cert_path instead" in caplog.text
+
+
+def test_a_scheduler_runs_whatever_is_wrong_with_its_clients_password(
+    locked: Settings, certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = load_tls(locked, Passwords(password(certificates, "server"), "wrong"), SCHEDULER)
+    assert made is not None
+    [server, outgoing] = made.identities
+    assert outgoing.certificate == server.certificate
+    [said] = caplog.messages
+    assert said.startswith("PKCS12_parse failed. (the password does not open ssl.client_cert_path")
+    assert said.endswith("; servers are shown ssl.server_cert_path instead")
+
+
+@pytest.mark.parametrize("trouble", ["missing", "expired", "of another authority"])
+def test_a_scheduler_runs_without_a_client_certificate_that_it_can_use(
+    settings: Callable[..., Settings],
+    certificates: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    if trouble == "missing":
+        changed = settings(ssl__client_cert_path="/nowhere.p12")
+    elif trouble == "expired":
+        # The authority is older than what it issued.
+        monkeypatch.setattr("fl_cluster.security.authority.BACKDATED", timedelta(days=10))
+        (Path(certificates.folder) / "ca.key").unlink()
+        certificates.run("init")
+        certificates.issue("server")
+        certificates.issue("old", days=(-3, -1))
+        changed = settings(
+            ssl__client_cert_path=certificates.path("old.crt"),
+            ssl__client_key_path=certificates.path("old.key"),
+        )
+    else:
+        changed = settings(ssl__client_cert_path=certificates.path("ca.crt"))
+    made = load_tls(changed, None, SCHEDULER)
+    assert made is not None
+    assert made.outgoing() is not None
+    assert "servers are shown ssl.server_cert_path instead" in caplog.text
+    told = made.warnings(10_000)
+    assert len(told) == len(set(told))
+
+
+def test_a_scheduler_that_was_revoked_does_not_come_back_with_another_certificate(
+    settings: Callable[..., Settings], certificates: Any
+) -> None:
+    certificates.run("revoke", "client")
+    with pytest.raises(
+        StartupError, match=r"Verify crl failed\. \(ssl\.client_cert_path .* revoked"
+    ):
+        load_tls(settings(), None, SCHEDULER)
+
+
+def test_a_scheduler_without_a_certificate_to_serve_with_is_refused(
+    settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StartupError, match=r"server_cert_path /nowhere\.p12 is not exist"):
+        load_tls(settings(ssl__server_cert_path="/nowhere.p12"), None, SCHEDULER)
+    with pytest.raises(StartupError, match=r"ca_cert_path /nowhere\.crt is not exist"):
+        load_tls(settings(ssl__ca_cert_path="/nowhere.crt"), None, SCHEDULER)
+    assert not caplog.records
 
 
 def test_a_worker_needs_no_certificate_to_serve_with(

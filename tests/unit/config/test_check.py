@@ -240,10 +240,7 @@ ENUMERATIONS = [
         "unsupervised.eval_type",
         "NOT_EVAL, SILHOUETTE_SCORE, CALINSKI_HARABASZ_SCORE, DAVIES_BOULDIN_SCORE",
     ),
-    (
-        "encrypt.encrypt_type",
-        "NOT_ENCRYPT, PW_ENCRYPT, STABLE_PW_ENCRYPT, DP_ENCRYPT, SIGNDS, SECURE_AGGREGATION",
-    ),
+    ("encrypt.encrypt_type", "NOT_ENCRYPT, PW_ENCRYPT, STABLE_PW_ENCRYPT, DP_ENCRYPT, SIGNDS"),
     ("compression.upload_compress_type", "NO_COMPRESS, DIFF_SPARSE_QUANT"),
     ("compression.download_compress_type", "NO_COMPRESS, QUANT"),
     ("cluster.durability", "durable, memory"),
@@ -259,7 +256,8 @@ def test_an_unknown_word_gets_the_list_of_known_ones_in_order(bench, path, choic
         f"The value of parameter '{path}' can be only one of [{choices}], but got fedavg, "
         f"yaml config file: {bench.file}"
     )
-    assert [expected] == messages
+    more = "; here SECURE_AGGREGATION is one as well" if path == "encrypt.encrypt_type" else ""
+    assert [expected + more] == messages
 
 
 @pytest.mark.parametrize(("path", "choices"), ENUMERATIONS)

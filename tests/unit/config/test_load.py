@@ -214,6 +214,10 @@ def test_a_wrong_cache_address_is_told_from_a_missing_one(bench):
     missing = bench.problems(bench.server, {"distributed_cache.address": ""})
 
     assert "between 1 and 65535" in wrong[0]
+    assert wrong[0].startswith(
+        "Link to distributed cache failed, distributed cache address: 127.0.0.1:99999, enable ssl:"
+        " 0: Failed to check value of parameter 'distributed_cache.address': "
+    )
     assert "'distributed_cache.address' is missing" in missing[0]
 
 

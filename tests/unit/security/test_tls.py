@@ -138,7 +138,7 @@ def test_a_key_of_another_certificate_is_noticed(certificates: Any) -> None:
 
 def test_a_pem_file_without_a_key_says_how_to_name_one(certificates: Any) -> None:
     bare = replace(pem(certificates, "server"), key_path="")
-    Path(bare.path).chmod(0o600)
+    Path(bare.path).chmod(0o644)
     said = refusal(files_of(certificates, server=bare))
     assert said.startswith("Read server cert file failed. (no private key can be read from ")
     assert "ssl.server_key_path" in said
@@ -150,6 +150,11 @@ def test_a_key_that_everybody_may_read_is_refused(certificates: Any) -> None:
     said = refusal(files_of(certificates))
     assert f"ssl.server_key_path {key} holds secrets" in said
     assert f"chmod 600 {key}" in said
+    both = Path(certificates.path("both.pem"))
+    both.write_bytes(Path(certificates.path("server.crt")).read_bytes() + key.read_bytes())
+    both.chmod(0o644)
+    said = refusal(files_of(certificates, server=IdentityFiles("server", str(both))))
+    assert f"ssl.server_cert_path {both} holds secrets" in said
 
 
 @pytest.mark.parametrize(

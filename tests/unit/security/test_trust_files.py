@@ -48,7 +48,7 @@ def test_a_root_that_cannot_be_used_stops_the_start_in_the_known_words(
 
 
 def test_a_root_that_is_not_named_stops_the_start(root):
-    with pytest.raises(StartupError, match=r"init root cert and crl failed\. \(second is not set"):
+    with pytest.raises(StartupError, match=r"crl failed\. \(second is not set: both roots"):
         files_of(root, "").load()
 
 

@@ -17,7 +17,7 @@ from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import JobLost, StartupError, StoreUnavailable
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.rounds.plan import ExchangePlan, RoundPlan
-from fl_cluster.service.job import StartingPoint, open_job, plan_of, rebuild_job
+from fl_cluster.service.job import StartingPoint, check_fit, open_job, plan_of, rebuild_job
 from fl_cluster.service.view import JobView, Stores
 
 VALUES = {
@@ -60,7 +60,8 @@ class Empty:
     def stores(self) -> tuple[Stores, Any, Any]:
         jobs, blobs = self._interposed(self.jobs), self._interposed(self.blobs)
         rounds = self._interposed(Rounds(self.jobs))
-        return Stores(cast(Any, rounds), cast(Any, jobs), cast(Any, blobs)), jobs, blobs
+        stores = Stores(cast(Any, rounds), cast(Any, jobs), cast(Any, blobs), address="redis:1")
+        return stores, jobs, blobs
 
 
 class Rounds:
@@ -151,9 +152,23 @@ async def test_a_setting_that_must_agree_and_does_not_is_named(empty, name, valu
         await open_job(empty.stores()[0], parameters(**{name: value}), starting_point(), "run-2")
 
     assert str(caught.value) == (
-        f"Sync hyper params with distributed cache failed: {name} is {value} here"
-        f" and {VALUES[name]} for the servers that run already; make the files agree"
+        "Sync hyper params with distributed cache failed, distributed_cache_address: redis:1:"
+        f" {name} is {value} here and {VALUES[name]} for the servers that run already; make the"
+        " files agree"
     )
+
+
+@pytest.mark.parametrize(("name", "value"), [("enable_ssl", True), ("pki_verify", True)])
+async def test_what_must_agree_is_compared_without_opening_the_job(empty, name, value):
+    stores, _, _ = empty.stores()
+    await check_fit(stores, parameters())
+    assert await stores.jobs.job() is None
+
+    await open_job(stores, parameters(), starting_point(), "run-1")
+    await check_fit(stores, parameters(client_epoch_num=9))
+
+    with pytest.raises(StartupError, match=f"^Sync hyper params .* {name} is {value} here"):
+        await check_fit(stores, parameters(**{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +190,7 @@ async def test_settings_that_nobody_can_read_are_named(empty):
     kept = empty.jobs.record
     empty.jobs.record = replace(kept, hyper_parameters='{"fl_iteration_num":1}')
 
-    with pytest.raises(StartupError, match=r"^Sync hyper params with distributed cache failed: "):
+    with pytest.raises(StartupError, match=r"^Sync hyper params with .*_address: redis:1: "):
         await open_job(empty.stores()[0], parameters(), starting_point(), "run-2")
 
 
