@@ -55,7 +55,7 @@ class JobResult:
 
     @property
     def rounds(self) -> tuple[int, ...]:
-        """The rounds whose model has this device's update in it."""
+        """The rounds whose model has this device's update in it; see `RoundOutcome.counted`."""
         return tuple(outcome.round_number for outcome in self.history if outcome.counted)
 
 

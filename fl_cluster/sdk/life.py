@@ -171,12 +171,12 @@ class Life:
         if not self.weights:
             raise NoAnswer("the check-in was accepted without a model")
         plan = plan_of(message.iteration, message.fl_plan_config)
-        self._let_go_before(plan.round_number)
+        self._let_go_before(plan.round_number, held_round)
         work = self.work
         exchange = self.protector.exchange(
             demand, work.device_id, plan, work.identity, self.weights
         )
-        self.admission = Admission(plan, demand, began_s, exchange)
+        self.admission = Admission(plan, demand, began_s, self.digest, exchange)
         return participation.Admitted(
             plan.round_number, plan.rounds_total, held_round, now_ms(), demand.is_masked
         )
@@ -278,8 +278,8 @@ class Life:
         attempt = self._current_attempt()
         assert attempt.plan.round_number == state.kept.number, (attempt.plan, state)
         answer = await self.transport.ask("updateModel", attempt.body, ResponseUpdateModel)
-        attempt.counted = answer.status == 200
-        if not attempt.counted:
+        attempt.acknowledged = answer.status == 200
+        if not attempt.acknowledged:
             if answer.verdict in SIGN_AGAIN:
                 attempt.request = self._signed(attempt.request)
                 attempt.body = await self._in_thread(lambda: packed.encode(attempt.request))
@@ -291,13 +291,13 @@ class Life:
     async def _await_model(self, state: participation.Awaiting) -> participation.Event:
         event = await self._fetch(state.kept.number)
         if isinstance(event, participation.ModelCame):
-            self._conclude()
+            self._conclude(event.held_round)
         return event
 
     async def _fetch_last(self, state: participation.Closing) -> participation.Event:
         event = await self._fetch(state.standing.rounds_total or NEWEST)
         if isinstance(event, participation.ModelCame):
-            self._let_go_before(None)
+            self._let_go_before(None, event.held_round)
         return event
 
     async def _fetch(self, number: int) -> participation.Event:
@@ -346,23 +346,24 @@ class Life:
         assert self.attempt is not None, "a device reports and waits only after training"
         return self.attempt
 
-    def _let_go_before(self, number: int | None) -> None:
-        """A round that ended while the device asked elsewhere is over, with it if it was counted.
+    def _let_go_before(self, number: int | None, model_round: int) -> None:
+        """A round that ended while the device asked elsewhere is over, if it had the update.
 
         `number` is the round that the cluster is in now; None: it is in none any more.
         """
-        if self.attempt is None:
+        attempt = self.attempt
+        if attempt is None or not attempt.acknowledged:
             return
-        if self.attempt.counted and (number is None or number > self.attempt.plan.round_number):
-            self._conclude()
+        if number is None or number > attempt.plan.round_number:
+            self._conclude(model_round)
 
-    def _conclude(self) -> None:
-        """The round's model came: record the round, tell the user, forget the update."""
+    def _conclude(self, model_round: int) -> None:
+        """A model came, of this round: record the trained one, tell the user, forget the update."""
         attempt = self._current_attempt()
         outcome = RoundOutcome(
             round_number=attempt.plan.round_number,
             rounds_total=attempt.plan.rounds_total,
-            counted=attempt.counted,
+            counted=attempt.is_in(model_round, self.digest),
             position=attempt.position,
             samples=self.work.data_size,
             loss=attempt.update.loss,

@@ -23,9 +23,13 @@ class RoundOutcome:
     round_number: int
     rounds_total: int
     counted: bool
-    """Whether the update is in the round's model."""
+    """Whether the update is in the round's model, as far as the device could see: it was
+    acknowledged, and the round's model is another one than it started from.  An abandoned round
+    ends with the model that it started from; so does one whose updates change nothing, and the
+    two look the same.  False too when other rounds had ended before the device saw the model."""
     position: int | None
-    """In which order it was counted, from 1, if the cluster said."""
+    """In which order it was acknowledged, from 1, if the cluster said; a round that is abandoned
+    after that leaves it as it is."""
     samples: int
     loss: float
     accuracy: float
@@ -63,6 +67,8 @@ class Admission:
     plan: RoundPlan
     demand: Demand
     began_s: float
+    started_from: str | None = None
+    """What the cluster calls the model of the check-in."""
     exchange: Exchange | None = None
     """What has to be agreed on with other devices, in a masked round; never used twice."""
 
@@ -76,8 +82,15 @@ class Attempt:
     request: RequestUpdateModel
     body: bytes
     """The report, encoded: a repeat is the same bytes, unless its signature was refused."""
-    counted: bool = False
+    acknowledged: bool = False
+    """Whether the round has the update; it may be abandoned all the same."""
     position: int | None = None
+
+    def is_in(self, model_round: int, digest: str | None) -> bool:
+        """Whether the model of that round is known to have the update in it."""
+        is_its_model = model_round == self.plan.round_number
+        is_new = digest is None or digest != self.admission.started_from
+        return self.acknowledged and is_its_model and is_new
 
     @property
     def plan(self) -> RoundPlan:

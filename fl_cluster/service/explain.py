@@ -14,7 +14,7 @@ from dataclasses import replace
 from fl_cluster.lifecycle.membership import MemberState, Role
 from fl_cluster.rounds.phases import Reason
 from fl_cluster.rounds.plan import Millis
-from fl_cluster.service.explain_masked import Awaited, find_awaited
+from fl_cluster.service.explain_masked import WHY_LATE, WHY_LATE_SECURE, Awaited, find_awaited
 from fl_cluster.service.explanation import Cause, Explanation, Facts
 from fl_cluster.service.spending import Spent
 from fl_cluster.store.ports import Counts, Snapshot
@@ -185,7 +185,7 @@ def _explain_ending(facts: Facts, snapshot: Snapshot) -> Explanation:
     else:
         found = Explanation(
             cause=Cause.RESTARTING if snapshot.successor else Cause.RECORDING,
-            sentence=f"Round {snapshot.ref.number} was abandoned ({_why(snapshot.reason)}); "
+            sentence=f"Round {snapshot.ref.number} was abandoned ({_why(facts, snapshot.reason)}); "
             f"server {snapshot.lease_member} records it.",
             waiting_for="aggregation",
             then=_after(snapshot),
@@ -203,7 +203,7 @@ def _explain_idle(facts: Facts, snapshot: Snapshot, work: str) -> Explanation:
     number = snapshot.ref.number
     met = f"The updates of round {number} are complete"
     if snapshot.phase == "abandoning":
-        met = f"Round {number} was abandoned ({_why(snapshot.reason)})"
+        met = f"Round {number} was abandoned ({_why(facts, snapshot.reason)})"
     elif snapshot.phase == "concluding":
         met = f"The worker is done with round {number}"
     cause = Cause.RESTARTING if snapshot.successor else Cause.AGGREGATION_TO_BEGIN
@@ -235,7 +235,7 @@ def _explain_retraining(facts: Facts, snapshot: Snapshot) -> Explanation:
     number, share = snapshot.ref.number, snapshot.share
     assert share is not None
     if snapshot.deadline is not None and facts.at - snapshot.deadline > OVERDUE_MS:
-        return _explain_overdue(snapshot, f"Round {number}", Reason.ROUND_WINDOW)
+        return _explain_overdue(facts, snapshot, f"Round {number}", Reason.ROUND_WINDOW)
     workers = [member for member in facts.members if member.role is Role.WORKER]
     done = "handed in its weights and not its metrics" if share.pushed else "handed in nothing yet"
     notes = () if workers else ("no worker is registered",)
@@ -245,8 +245,8 @@ def _explain_retraining(facts: Facts, snapshot: Snapshot) -> Explanation:
         waiting_for="worker",
         since=share.since,
         until=snapshot.deadline,
-        then=f"the round is abandoned ({_why(Reason.ROUND_WINDOW)}) and the next one opens with "
-        "the old weights",
+        then=f"the round is abandoned ({_why(facts, Reason.ROUND_WINDOW)}) and the next one opens "
+        "with the old weights",
         change="see whether the worker trains; or give it more time: fl-cluster new-instance "
         f"global_iteration_time_window={2 * snapshot.plan.round_window_ms}"
         if workers
@@ -255,10 +255,10 @@ def _explain_retraining(facts: Facts, snapshot: Snapshot) -> Explanation:
     )
 
 
-def _explain_overdue(snapshot: Snapshot, number: str, reason: Reason) -> Explanation:
+def _explain_overdue(facts: Facts, snapshot: Snapshot, number: str, reason: Reason) -> Explanation:
     return Explanation(
         cause=Cause.WINDOW_OVER,
-        sentence=f"{number} ran out of time ({_why(reason)}), and no server has ended it.",
+        sentence=f"{number} ran out of time ({_why(facts, reason)}), and no server has ended it.",
         waiting_for="server",
         since=snapshot.deadline,
         then="the first server that looks abandons the round",
@@ -282,9 +282,9 @@ def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
             + ", ".join(sorted({server.http_address for server in facts.servers})),
         )
     if snapshot.deadline is not None and facts.at - snapshot.deadline > OVERDUE_MS:
-        return _explain_overdue(snapshot, number, _next_end(snapshot)[1])
+        return _explain_overdue(facts, snapshot, number, _next_end(snapshot)[1])
     if (awaited := find_awaited(facts, snapshot)) is not None:
-        return _waiting_for_exchange(snapshot, number, awaited)
+        return _waiting_for_exchange(facts, snapshot, number, awaited)
     if _needs_devices(counts, snapshot):
         return _waiting_for_devices(facts, snapshot, number)
     if counts.reports + counts.claims >= plan.report_goal:
@@ -303,17 +303,18 @@ def _explain_collecting(facts: Facts, snapshot: Snapshot) -> Explanation:
     return _waiting_for_updates(facts, snapshot, number)
 
 
-def _waiting_for_exchange(snapshot: Snapshot, number: str, awaited: Awaited) -> Explanation:
+def _waiting_for_exchange(
+    facts: Facts, snapshot: Snapshot, number: str, awaited: Awaited
+) -> Explanation:
     return Explanation(
         cause=Cause.WAITING_FOR_EXCHANGE,
-        sentence=f"{number} waits for devices to {awaited.words}: {awaited.have} of "
-        f"{awaited.need} have.",
+        sentence=f"{number} waits for devices to {awaited.words}.",
         waiting_for="devices",
         have=awaited.have,
         need=awaited.need,
         since=snapshot.opened_at,
         until=snapshot.deadline,
-        then=_then(snapshot),
+        then=_then(facts, snapshot),
         change="see whether the devices are still there: too many have stopped in the middle of "
         "the round",
     )
@@ -340,7 +341,7 @@ def _waiting_for_devices(facts: Facts, snapshot: Snapshot, number: str) -> Expla
             need=size,
             since=snapshot.opened_at,
             until=snapshot.deadline,
-            then=_then(snapshot),
+            then=_then(facts, snapshot),
             change="start more devices, or begin a run with a smaller cohort: fl-cluster "
             f"new-instance start_fl_job_threshold={counts.cohort}",
         ),
@@ -366,7 +367,7 @@ def _waiting_for_updates(facts: Facts, snapshot: Snapshot, number: str) -> Expla
             need=plan.report_goal,
             since=snapshot.first_report_at or snapshot.opened_at,
             until=snapshot.deadline,
-            then=_then(snapshot),
+            then=_then(facts, snapshot),
             change="see whether the devices still train; or begin a run that asks for fewer: "
             f"fl-cluster new-instance update_model_ratio={ratio:.3g}",
             notes=(note,) if room else (),
@@ -390,8 +391,8 @@ def _with_forecast(facts: Facts, found: Explanation, first_at: Millis | None) ->
     return replace(found, eta=eta, notes=(*found.notes, short))
 
 
-def _then(snapshot: Snapshot) -> str:
-    why = _why(_next_end(snapshot)[1])
+def _then(facts: Facts, snapshot: Snapshot) -> str:
+    why = _why(facts, _next_end(snapshot)[1])
     return f"the round is abandoned ({why}) and the next one opens with the old weights"
 
 
@@ -415,7 +416,7 @@ WHY: Mapping[Reason, str] = {
     Reason.SELECT_WINDOW: "start_fl_job_time_window: the cohort did not fill in time",
     Reason.REPORT_WINDOW: "update_model_time_window: too few updates after the first one",
     Reason.ROUND_WINDOW: "global_iteration_time_window: the whole round took too long",
-    Reason.EXCHANGE_WINDOW: "cipher_time_window: too few devices took a step of the masked round",
+    Reason.EXCHANGE_WINDOW: WHY_LATE,
     Reason.UNMASK_FAILED: "what devices revealed did not take the masks off the sum",
     Reason.AGGREGATE_FAILED: "its updates could not be aggregated",
     Reason.BUDGET_SPENT: "privacy.epsilon_budget: its noise would have cost more than is left",
@@ -427,7 +428,9 @@ WHY: Mapping[Reason, str] = {
 """Why a round is abandoned, with the setting that decides it."""
 
 
-def _why(reason: Reason | None) -> str:
+def _why(facts: Facts, reason: Reason | None) -> str:
+    if reason is Reason.EXCHANGE_WINDOW and facts.is_secure:
+        return WHY_LATE_SECURE
     return "for no reason that is known" if reason is None else WHY[reason]
 
 
@@ -435,7 +438,7 @@ def _notes(facts: Facts, snapshot: Snapshot) -> list[str]:
     """What else is out of the ordinary."""
     notes = []
     if snapshot.last_reason is not None and not snapshot.is_closed:
-        notes.append(f"the round before was abandoned ({_why(snapshot.last_reason)})")
+        notes.append(f"the round before was abandoned ({_why(facts, snapshot.last_reason)})")
     if snapshot.failures_in_a_row > 1:
         notes.append(f"{snapshot.failures_in_a_row} rounds in a row were abandoned")
     if snapshot.successor:

@@ -17,18 +17,20 @@ WORDS: Mapping[Step, str] = {
 }
 """What devices do in a step that waits for a number of them."""
 
+WHY_LATE = "cipher_time_window: too few devices took a step of the masked round"
+WHY_LATE_SECURE = (
+    "encrypt.secure_aggregation.step_window_ms: too few devices took a step of the masked round"
+)
+
 
 class Awaited(NamedTuple):
     """A step that is not complete."""
 
-    step: Step
     have: int
-    need: int
-
-    @property
-    def words(self) -> str:
-        """What devices are waited for to do."""
-        return WORDS[self.step]
+    need: int | None
+    """None: no number of devices is waited for."""
+    words: str
+    """What is waited for, after "waits for devices to"."""
 
 
 def find_awaited(facts: Facts, snapshot: Snapshot) -> Awaited | None:
@@ -39,6 +41,8 @@ def find_awaited(facts: Facts, snapshot: Snapshot) -> Awaited | None:
     exchange = snapshot.plan.exchange
     if exchange is None:
         return None
+    if snapshot.is_unmasking and facts.is_secure:
+        return _unmasking(facts, snapshot)
     steps = (Step.KEYS, Step.SHARES)
     if snapshot.is_unmasking:
         steps = (Step.SIGNATURES, Step.REVEALS)
@@ -48,5 +52,21 @@ def find_awaited(facts: Facts, snapshot: Snapshot) -> Awaited | None:
             continue
         if step is Step.KEYS and facts.counts.cohort < need:
             return None
-        return Awaited(step, have, need)
+        return Awaited(have, need, f"{WORDS[step]}: {have} of {need} have")
     return None
+
+
+def _unmasking(facts: Facts, snapshot: Snapshot) -> Awaited:
+    """In SECURE_AGGREGATION the shares decide that are there, not how many devices gave them."""
+    exchange = snapshot.plan.exchange
+    assert exchange is not None
+    confirmed, revealed = (
+        (goal_of(exchange, step) or 0) if step in snapshot.complete else facts.told.get(step, 0)
+        for step in (Step.SIGNATURES, Step.REVEALS)
+    )
+    words = (
+        "confirm the list of those whose updates are in the sum, and to reveal what takes the "
+        f"masks off it: {confirmed} have confirmed, {revealed} have revealed; it goes on as soon "
+        "as what was revealed suffices"
+    )
+    return Awaited(revealed, None, words)

@@ -80,6 +80,8 @@ class Facts:
     rounds_total: int = 0
     spent: Spent | None = None
     """What noise has cost; None in a job without any."""
+    is_secure: bool = False
+    """Whether the job's masked rounds are those of SECURE_AGGREGATION."""
     told: Mapping[Step, int] = field(default_factory=dict)
     """How many devices have taken each step of a masked round."""
     members: Sequence[Member] = ()

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fl_cluster.config.schema import EncryptType
+from fl_cluster.config.shared import visible
 from fl_cluster.errors import FlClusterError
 from fl_cluster.lifecycle.membership import Role
 from fl_cluster.rounds.exchange import COMPLETED, Step
@@ -89,6 +91,7 @@ class Inquiry:
             counts=counts,
             rounds_total=job.rounds_total if job is not None else 0,
             spent=spent,
+            is_secure=job is not None and _is_secure(job.hyper_parameters),
             told=await self._told(snapshot),
             members=members,
             overdue=overdue,
@@ -105,3 +108,7 @@ class Inquiry:
     async def _lease_end(self, member_id: str) -> Millis | None:
         end = await self._witnesses.leases.lease_end(member_id)
         return None if end is None else Millis(end)
+
+
+def _is_secure(hyper_parameters: str) -> bool:
+    return visible(hyper_parameters).get("encrypt_type") == EncryptType.SECURE_AGGREGATION

@@ -14,10 +14,10 @@ import pytest
 from fl_cluster.lifecycle.membership import Member, MemberState, Role
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
-from fl_cluster.rounds.plan import ExchangePlan
+from fl_cluster.rounds.plan import ExchangePlan, RoundPlan
 from fl_cluster.service.explanation import Cause
 from fl_cluster.service.inquiry import Inquiry, Witnesses
-from fl_cluster.store.ports import Offer
+from fl_cluster.store.ports import JobRecord, ModelRecord, Offer
 from fl_cluster.store.redis.connection import Connection
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.leases import RedisLeases
@@ -143,6 +143,23 @@ async def test_the_devices_that_have_taken_a_step_are_counted(
 
     assert found.cause is Cause.WAITING_FOR_EXCHANGE
     assert found.sentence.endswith("waits for devices to offer keys for masks: 1 of 2 have.")
+
+
+async def test_the_kind_of_masks_is_read_from_the_job(
+    redis_server: RedisProcess, ask: Callable[..., Asked]
+) -> None:
+    asked = ask(redis_server)
+    plan = RoundPlan(3, 2, 60_000, 60_000, 60_000, exchange=ExchangePlan(2, 2, 2, 2, 20_000))
+    job = JobRecord("run-1", 5, '{"encrypt_type":"SECURE_AGGREGATION"}', "[]")
+    assert await asked.stores.jobs.open(job, REF, plan, ModelRecord(0, "model-0", 4, "d", (0,)))
+    for member in (SERVER, SCHEDULER):
+        await asked.members.register(member, LEASE_MS)
+    await asked.rounds.check_in(REF, [Offer(device, 1, 1) for device in ("a", "b", "c")])
+    await asked.rounds.tell(REF, Step.KEYS, "b", b"its keys")
+
+    found = await asked.inquiry.look()
+
+    assert "encrypt.secure_aggregation.step_window_ms" in found.then
 
 
 async def test_a_redis_that_is_gone_is_unreachable(

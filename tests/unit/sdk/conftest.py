@@ -63,6 +63,7 @@ class FakeCluster:
     cohort: dict[str, int] = field(default_factory=dict)
     receipts: dict[tuple[int, str], Receipt] = field(default_factory=dict)
     models: list[Weights] = field(default_factory=list)
+    digests: list[str] = field(default_factory=lambda: ["model-0"])
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     model_downloads: int = 0
@@ -146,7 +147,7 @@ class FakeCluster:
             verdict="accepted",
             is_selected=True,
             model_round=self.number - 1,
-            model_digest=f"model-{self.number - 1}",
+            model_digest=self.digests[-1],
         )
         if asked.model_digest == answer.model_digest:
             return packed_response(200, answer._replace(model_unchanged=True))
@@ -202,12 +203,16 @@ class FakeCluster:
         self.models.append(
             {name: (total / samples).astype(np.float32) for name, total in self.sums.items()}
         )
+        self.digests.append(f"model-{self.number}")
         for total in self.sums.values():
             total[...] = 0.0
         await self.open_next()
 
     async def abandon(self) -> None:
         self.models.append(self.models[-1])
+        self.digests.append(self.digests[-1])
+        for total in self.sums.values():
+            total[...] = 0.0
         await self.open_next()
 
     async def open_next(self) -> None:
@@ -243,7 +248,7 @@ class FakeCluster:
                 iteration=self.number,
                 feature_map=self.features(number),
                 model_round=number,
-                model_digest=f"model-{number}",
+                model_digest=self.digests[number],
             ),
         )
 

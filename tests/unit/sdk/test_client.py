@@ -260,6 +260,75 @@ async def test_a_round_that_has_enough_without_a_device_goes_on_with_it_in_the_n
     assert result.rounds == (2,)
 
 
+async def test_a_round_that_is_abandoned_with_an_acknowledged_update_does_not_count(
+    make_cluster: Any, serve: Any, adding: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = make_cluster(rounds_total=2, cohort_size=2, report_goal=2)
+
+    async def end_both() -> None:
+        await cluster.was_asked("getModel")
+        await cluster.abandon()
+        await cluster.was_asked("getModel", times=2)
+        await cluster.publish(10)
+
+    async with serve(cluster) as url:
+        with caplog.at_level(logging.INFO, logger="fl_cluster.sdk"):
+            result, _ = await asyncio.gather(a_device(url, adding(1.0)).run(), end_both())
+
+    ended = [(each.round_number, each.counted, each.position) for each in result.history]
+    assert ended == [(1, False, 1), (2, True, 1)]
+    assert result.rounds == (2,)
+    assert any("round 1 of 2: not counted" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("is_abandoned", [True, False])
+async def test_what_became_of_a_round_is_seen_at_the_next_check_in_too(
+    make_cluster: Any, serve: Any, adding: Any, is_abandoned: bool
+) -> None:
+    cluster = make_cluster(rounds_total=2, cohort_size=2, report_goal=2, hold_most_ms=0)
+
+    async def end_first(request: Any, go_on: Any) -> Any:
+        await (cluster.abandon() if is_abandoned else cluster.publish(10))
+        return await go_on()
+
+    async def join(request: Any, go_on: Any) -> Any:
+        return await go_on()
+
+    async def end_second() -> None:
+        await cluster.was_asked("updateModel", times=2)
+        await cluster.was_asked("startFLJob", times=3)
+        await cluster.publish(10)
+
+    cluster.faults["startFLJob"].extend((join, end_first))
+    async with serve(cluster) as url:
+        device = a_device(url, adding(1.0), trust_s=0.0)
+        result, _ = await asyncio.gather(device.run(), end_second())
+
+    assert result.rounds == ((2,) if is_abandoned else (1, 2))
+    assert [each.round_number for each in result.history] == [1, 2]
+
+
+async def test_an_update_whose_round_s_model_nobody_keeps_any_more_is_not_said_to_be_in_it(
+    make_cluster: Any, serve: Any, adding: Any
+) -> None:
+    cluster = make_cluster(rounds_total=3, cohort_size=2, report_goal=2, hold_most_ms=0)
+
+    async def end_three(request: Any, go_on: Any) -> Any:
+        for _ in range(3):
+            await cluster.publish(10)
+        return await go_on()
+
+    async def join(request: Any, go_on: Any) -> Any:
+        return await go_on()
+
+    cluster.faults["startFLJob"].extend((join, end_three))
+    async with serve(cluster) as url:
+        result = await a_device(url, adding(1.0), trust_s=0.0).run()
+
+    assert [(each.round_number, each.counted) for each in result.history] == [(1, False)]
+    assert result.final_round == 3
+
+
 async def test_a_round_that_ends_while_a_device_trains_is_let_go(
     make_cluster: Any, serve: Any, adding: Any
 ) -> None:

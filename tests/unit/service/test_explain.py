@@ -641,6 +641,37 @@ class TestMaskedRounds:
         assert "reveal what takes the masks off the sum: 1 of 2 have" in revealing.sentence
         assert revealing.until == T0 + 8_000
 
+    async def test_in_secure_aggregation_a_late_step_is_explained_with_its_own_setting(self, stage):
+        await self.tell(stage, Step.KEYS, "d1", "d2")
+
+        waiting = await stage.ask(at=2_000, is_secure=True)
+        overdue = await stage.ask(at=6_001 + OVERDUE_MS, is_secure=True)
+
+        key = "encrypt.secure_aggregation.step_window_ms"
+        assert waiting.then.startswith(f"the round is abandoned ({key}: too few devices")
+        assert overdue.cause is Cause.WINDOW_OVER
+        assert key in overdue.sentence
+        assert "cipher_time_window" not in waiting.then + overdue.sentence
+
+    async def test_in_secure_aggregation_the_list_is_confirmed_and_no_number_is_waited_for(
+        self, stage
+    ):
+        await self.unmasking(stage)
+        begun = await stage.ask(at=4_000, is_secure=True)
+        await self.tell(stage, Step.SIGNATURES, "d1", "d2", at=4_500)
+        await self.tell(stage, Step.REVEALS, "d1", at=5_000)
+
+        going_on = await stage.ask(at=6_000, is_secure=True)
+
+        assert begun.cause is Cause.WAITING_FOR_EXCHANGE
+        assert begun.sentence == (
+            "Round 7 of 25 waits for devices to confirm the list of those whose updates are in "
+            "the sum, and to reveal what takes the masks off it: 0 have confirmed, 0 have "
+            "revealed; it goes on as soon as what was revealed suffices."
+        )
+        assert "2 have confirmed, 1 have revealed" in going_on.sentence
+        assert (going_on.have, going_on.need) == (1, None)
+
 
 def test_every_cause_that_is_not_the_store_s_is_staged_here():
     """What the store's own trouble is called is tested against the store."""
