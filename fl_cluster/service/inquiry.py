@@ -103,7 +103,7 @@ class Inquiry:
         if exchange is None or snapshot is None or snapshot.plan.exchange is None:
             return {}
         awaited = [step for step in COMPLETED if step not in snapshot.complete]
-        return {step: len(await exchange.told(snapshot.ref, step)) for step in awaited}
+        return {step: await exchange.takers(snapshot.ref, step) for step in awaited}
 
     async def _lease_end(self, member_id: str) -> Millis | None:
         end = await self._witnesses.leases.lease_end(member_id)

@@ -27,7 +27,8 @@ from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.exchange import ExchangeDesk
-from fl_cluster.service.ring_records import RingRecords, alive_beside, indices_of, kept
+from fl_cluster.service.ring_records import RingRecords, alive_beside, indices_of
+from fl_cluster.service.told import kept
 from fl_cluster.service.unmasking import StaysMasked, check_same_devices
 from fl_cluster.service.view import JobView
 from fl_cluster.store.exchange_port import ExchangeStore
@@ -282,7 +283,7 @@ class RingWatch:
         now = asyncio.get_running_loop().time()
         if self._sufficed is None or self._sufficed[0] != ref:
             self._sufficed = (ref, now)
-        awaited = len(await self._records.has_read_list(ref)) > len(reveals)
+        awaited = await self._store.takers(ref, Step.LIST_READ) > len(reveals)
         if awaited and now - self._sufficed[1] < GRACE_S:
             return
         await self._store.proceed(ref)

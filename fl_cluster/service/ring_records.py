@@ -7,9 +7,8 @@ until the sum can be read, so they are looked up again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fl_cluster.errors import PeerProtocolError, StoreCorrupt
 from fl_cluster.privacy.ring import packing
@@ -20,10 +19,10 @@ from fl_cluster.privacy.ring.server import Roster
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.once import OnceEach
+from fl_cluster.service.told import KEPT_READS, read_messages
 from fl_cluster.service.view import JobView
 from fl_cluster.store.exchange_port import ExchangeStore
 from fl_cluster.store.ports import RoundStore
-from fl_cluster.wire import packed
 from fl_cluster.wire.limits import MAX_INT
 from fl_cluster.wire.messages import (
     RequestSecureConfirm,
@@ -33,16 +32,10 @@ from fl_cluster.wire.messages import (
     SecureRound,
     SecureTensor,
 )
+from fl_cluster.wire.schema import AnyMessage
 
 T = TypeVar("T")
-Message = TypeVar(
-    "Message", RequestSecureOffer, RequestSecureShare, RequestSecureConfirm, RequestSecureReveal
-)
-
-KEPT_READS = 8
-"""Of the current round, and what stragglers of the one before still ask for."""
-
-INLINE_BYTES = 64 * 1024
+Message = TypeVar("Message", bound=AnyMessage)
 
 
 def announcement(view: JobView) -> SecureRound:
@@ -157,13 +150,9 @@ class RingRecords:
 
         return await self._read(ref, Step.REVEALS, RequestSecureReveal, read)
 
-    async def has_read_list(self, ref: RoundRef) -> frozenset[str]:
-        """The devices that have learnt whose updates are in the sum."""
-        return frozenset(await self._store.told(ref, Step.LIST_READ))
-
     async def first_message(self, ref: RoundRef, step: Step, device: str) -> bytes | None:
         """What a device told in a step, as it was kept."""
-        return (await self._store.told(ref, step)).get(device)
+        return await self._store.message(ref, step, device)
 
     async def _read(
         self,
@@ -172,17 +161,7 @@ class RingRecords:
         kind: type[Message],
         read: Callable[[Mapping[str, Message]], T],
     ) -> T:
-        stored = await self._store.told(ref, step)
-
-        def work() -> T:
-            try:
-                return read({name: packed.decode(kind, raw) for name, raw in stored.items()})
-            except PeerProtocolError as exc:
-                raise StoreCorrupt(f"round {ref}: what devices told is damaged: {exc}") from exc
-
-        if sum(map(len, stored.values())) <= INLINE_BYTES:
-            return work()
-        return await asyncio.to_thread(work)
+        return await read_messages(kind, await self._store.told(ref, step), read)
 
 
 def indices_of(roster: Roster, devices: Iterable[str]) -> frozenset[int]:
@@ -196,8 +175,3 @@ def indices_of(roster: Roster, devices: Iterable[str]) -> frozenset[int]:
 def alive_beside(roster: Roster, index: int, alive: frozenset[int]) -> list[int]:
     """The neighbours of a device that are still there, rising."""
     return [other for other in roster.leaves.graph[index] if other in alive]
-
-
-def kept(message: Any) -> bytes:
-    """A device's message as the store keeps it."""
-    return packed.encode(message)

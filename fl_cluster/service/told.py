@@ -2,14 +2,13 @@
 
 A step that is complete does not change any more, so all devices are served from one copy: the
 same entries in the same order, those of the devices' bytes.
-The messages are the devices' own requests in msgpack; `messages_of` and `kept` are the only
-places that know.
+The messages are the devices' own requests in msgpack, which only this module knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,12 +24,10 @@ from fl_cluster.wire.messages import (
     RequestExchangeKeys,
     RequestShareSecrets,
     SendClientListSign,
-    SendReconstructSecret,
 )
+from fl_cluster.wire.schema import AnyMessage
 
-Kept = TypeVar(
-    "Kept", RequestExchangeKeys, RequestShareSecrets, SendClientListSign, SendReconstructSecret
-)
+Message = TypeVar("Message", bound=AnyMessage)
 T = TypeVar("T")
 
 KEPT_READS = 8
@@ -39,15 +36,35 @@ KEPT_READS = 8
 INLINE_BYTES = 64 * 1024
 
 
-def kept(message: Kept) -> bytes:
+def kept(message: AnyMessage) -> bytes:
     """A device's message as the store keeps it."""
     return packed.encode(message)
 
 
-def messages_of(kind: type[Kept], stored: Mapping[str, bytes]) -> dict[str, Kept]:
+def messages_of(kind: type[Message], stored: Mapping[str, bytes]) -> dict[str, Message]:
     """Device -> its message; StoreCorrupt when one cannot be read."""
+    return _made_of(kind, stored, dict)
+
+
+async def read_messages(
+    kind: type[Message],
+    stored: Mapping[str, bytes],
+    read: Callable[[Mapping[str, Message]], T],
+) -> T:
+    """What `read` makes of the messages, in a thread if they are many.
+
+    StoreCorrupt when one cannot be read, or `read` says PeerProtocolError.
+    """
+    if sum(map(len, stored.values())) <= INLINE_BYTES:
+        return _made_of(kind, stored, read)
+    return await asyncio.to_thread(_made_of, kind, stored, read)
+
+
+def _made_of(
+    kind: type[Message], stored: Mapping[str, bytes], read: Callable[[Mapping[str, Message]], T]
+) -> T:
     try:
-        return {device: packed.decode(kind, message) for device, message in stored.items()}
+        return read({device: packed.decode(kind, raw) for device, raw in stored.items()})
     except PeerProtocolError as exc:
         raise StoreCorrupt(f"a message of a masked round is damaged: {exc}") from exc
 
@@ -72,7 +89,7 @@ class ToldSteps:
         """Who offered keys, and which; to be asked once that step is complete."""
 
         async def load() -> Mapping[str, RequestExchangeKeys]:
-            return await self._messages(RequestExchangeKeys, ref, Step.KEYS)
+            return await self._read(RequestExchangeKeys, ref, Step.KEYS, dict)
 
         return await self._reads.get((ref, Step.KEYS), load)
 
@@ -86,9 +103,7 @@ class ToldSteps:
 
     async def _handed_out(self, ref: RoundRef) -> HandedOut:
         async def load() -> HandedOut:
-            sent = await self._messages(RequestShareSecrets, ref, Step.SHARES)
-            inboxes = await asyncio.to_thread(_sorted_by_recipient, sent)
-            return HandedOut(frozenset(sent), inboxes)
+            return await self._read(RequestShareSecrets, ref, Step.SHARES, _handed_out)
 
         return await self._reads.get((ref, Step.SHARES), load)
 
@@ -103,30 +118,32 @@ class ToldSteps:
 
     async def signatures(self, ref: RoundRef) -> Mapping[str, bytes]:
         """Who signed the list of counted devices, and how; not kept, because it may grow."""
-        found = await self._messages(SendClientListSign, ref, Step.SIGNATURES)
+        found = await self._read(SendClientListSign, ref, Step.SIGNATURES, dict)
         return {device: message.signature or b"" for device, message in found.items()}
 
     async def offer(self, ref: RoundRef, device: str) -> RequestExchangeKeys | None:
         """What a device has offered, also while others are still to offer."""
-        stored = await self._store.told(ref, Step.KEYS)
-        mine = {device: stored[device]} if device in stored else {}
-        return messages_of(RequestExchangeKeys, mine).get(device)
+        stored = await self._store.message(ref, Step.KEYS, device)
+        if stored is None:
+            return None
+        return messages_of(RequestExchangeKeys, {device: stored})[device]
 
     async def has(self, ref: RoundRef, step: Step, device: str) -> bool:
         """Whether the device has taken a step, as the store knows it now."""
-        return device in await self._store.told(ref, step)
+        return await self._store.message(ref, step, device) is not None
 
-    async def _messages(self, kind: type[Kept], ref: RoundRef, step: Step) -> dict[str, Kept]:
-        stored = await self._store.told(ref, step)
-        if sum(map(len, stored.values())) <= INLINE_BYTES:
-            return messages_of(kind, stored)
-        return await asyncio.to_thread(messages_of, kind, stored)
+    async def _read(
+        self,
+        kind: type[Message],
+        ref: RoundRef,
+        step: Step,
+        read: Callable[[Mapping[str, Message]], T],
+    ) -> T:
+        return await read_messages(kind, await self._store.told(ref, step), read)
 
 
-def _sorted_by_recipient(
-    sent: Mapping[str, RequestShareSecrets],
-) -> Mapping[str, list[ClientShare]]:
-    """Recipient -> its shares in the order of the senders, each under its sender's name.
+def _handed_out(sent: Mapping[str, RequestShareSecrets]) -> HandedOut:
+    """Each recipient's shares in the order of the senders, each under its sender's name.
 
     Of several that one sender has for the same device the first counts.
     """
@@ -138,4 +155,4 @@ def _sorted_by_recipient(
             if recipient not in seen:
                 seen.add(recipient)
                 inboxes.setdefault(recipient, []).append(share._replace(fl_id=sender))
-    return inboxes
+    return HandedOut(frozenset(sent), inboxes)

@@ -26,5 +26,11 @@ class ExchangeStore(Protocol):
     async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
         """Device -> message, in the order of the devices' bytes; of a round just over too."""
 
+    async def message(self, ref: RoundRef, step: Step, device: str) -> bytes | None:
+        """What one device told; None when it did not."""
+
+    async def takers(self, ref: RoundRef, step: Step) -> int:
+        """How many devices have taken the step."""
+
     async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         """Let the sum be used: what was revealed takes all masks off."""

@@ -249,8 +249,17 @@ class MemoryRoundStore:
         return verdict
 
     async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
-        found = self._exchanges.get(ref, Exchange()).told.get(step, {})
+        found = self._told(ref, step)
         return dict(sorted(found.items(), key=lambda pair: pair[0].encode(errors=ESCAPED)))
+
+    async def message(self, ref: RoundRef, step: Step, device: str) -> bytes | None:
+        return self._told(ref, step).get(device)
+
+    async def takers(self, ref: RoundRef, step: Step) -> int:
+        return len(self._told(ref, step))
+
+    def _told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
+        return self._exchanges.get(ref, Exchange()).told.get(step, {})
 
     async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         return self._step(Proceed(ref, self._at(at)))

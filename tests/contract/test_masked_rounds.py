@@ -92,6 +92,16 @@ async def test_of_two_messages_the_first_stays(rounds: RoundStore) -> None:
     assert await rounds.told(REF, Step.KEYS) == {"a": b"first"}
 
 
+async def test_one_message_and_how_many_there_are_can_be_asked_for(rounds: RoundStore) -> None:
+    await tell(rounds, Step.KEYS, *DEVICES[:2])
+
+    assert await rounds.message(REF, Step.KEYS, DEVICES[1]) == b"keys \x00 1"
+    assert await rounds.message(REF, Step.KEYS, DEVICES[2]) is None
+    assert await rounds.message(REF, Step.SHARES, DEVICES[1]) is None
+    assert await rounds.takers(REF, Step.KEYS) == 2
+    assert await rounds.takers(RoundRef("run-1", 2), Step.KEYS) == 0
+
+
 async def test_a_step_is_complete_with_its_goal_and_then_closed(rounds: RoundStore) -> None:
     assert await tell(rounds, Step.KEYS, *DEVICES) == [Verdict.ACCEPTED] * 3
     assert (await seen(rounds)).complete == {Step.KEYS}

@@ -183,6 +183,14 @@ class RedisRoundStore:
         key = self._keys.step(str(ref), step)
         return _messages(await self._connection.command("HGETALL", key))
 
+    async def message(self, ref: RoundRef, step: Step, device: str) -> bytes | None:
+        key = self._keys.step(str(ref), step)
+        found = await self._connection.command("HGET", key, records.encode_id(device))
+        return None if found is None else found[CALL_BYTES:]
+
+    async def takers(self, ref: RoundRef, step: Step) -> int:
+        return int(await self._connection.command("HLEN", self._keys.step(str(ref), step)))
+
     async def proceed(self, ref: RoundRef, at: Millis | None = None) -> Verdict:
         args = (str(ref), _instant(at), self._keys.events, call_name())
         return _verdict(await self._connection.run("proceed", (self._keys.round,), args))
