@@ -55,8 +55,8 @@ from fl_cluster.telemetry.points import Point, reach
 logger = logging.getLogger(__name__)
 
 FIGURES_S = 0.01
-"""How long the other members are given to add their share of the round's figures: they hear of
-its end at the same time, and a line of statistics is written once."""
+"""How long the other members are given, while the round is being finished, to add their share of
+its figures: they hear of its end at the same time, and a line of statistics is written once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Finisher:
             await asyncio.wait((task,))
 
     async def _finish(self, task: Task) -> Verdict:
-        ref = task.ref
+        ref, figures_at = task.ref, asyncio.get_running_loop().time() + FIGURES_S
         settled = await self._pay(task)
         if isinstance(settled, Verdict):
             return settled
@@ -253,7 +253,8 @@ class Finisher:
                 raise
             logger.exception("round %s cannot be aggregated and is abandoned", ref)
             return await self._abort(ref, Reason.AGGREGATE_FAILED)
-        ended = replace(await self._account(task, stored, model), left_out=record.left_out)
+        ended = await self._account(task, stored, model, figures_at)
+        ended = replace(ended, left_out=record.left_out)
         if not await self._take_lease(ref):
             # Another member took over, and maybe came to another end: the files are its to write.
             return Verdict.LEASE_LOST
@@ -334,10 +335,13 @@ class Finisher:
             raise StoreCorrupt(f"round {ref}: a pointer to a partial is damaged: {exc}") from exc
         return Stored(pointers, reported)
 
-    async def _account(self, task: Task, stored: Stored, model: Model) -> EndedRound:
+    async def _account(
+        self, task: Task, stored: Stored, model: Model, figures_at: float
+    ) -> EndedRound:
+        """What there is to record; `figures_at` is when the others have had their time."""
         snapshot = task.snapshot
         await self._visits.flush(task.ref)
-        await asyncio.sleep(FIGURES_S)
+        await asyncio.sleep(figures_at - asyncio.get_running_loop().time())
         is_cut_off = snapshot.reason is Reason.JOB_RESTARTED
         is_failure = snapshot.reason is not None and not is_cut_off
         failures = snapshot.failures_in_a_row + 1 if is_failure else 0
