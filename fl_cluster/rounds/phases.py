@@ -71,6 +71,11 @@ class Reason(StrEnum):
     """The store came back without it."""
 
 
+Deadlines = tuple[tuple[Millis, Reason], ...]
+"""Instants at which a phase ends its round, and for what reason; of several that have passed the
+first is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """What a device declared when it checked in."""
@@ -119,7 +124,7 @@ class Collecting:
     first_report_at: Millis | None
     exchange: Exchange = field(default_factory=Exchange)
 
-    def deadlines(self) -> tuple[tuple[Millis, Reason], ...]:
+    def deadlines(self) -> Deadlines:
         """The instants at which this phase ends the round, and for what reason."""
         found: list[tuple[Millis, Reason]] = []
         if len(self.cohort) < self.plan.cohort_size:
@@ -135,15 +140,20 @@ class Collecting:
         return tuple(found)
 
     def overdue(self, at: Millis) -> Reason | None:
-        """Why the round has run out of time at this instant, if it has.
-
-        The instant of a deadline itself is already too late, so that two members comparing
-        the same two integers never disagree.
-        """
-        return next((reason for deadline, reason in self.deadlines() if at >= deadline), None)
+        """Why the round has run out of time at this instant, if it has."""
+        return _first_passed(self.deadlines(), at)
 
 
-def _exchange_deadlines(plan: RoundPlan, exchange: Exchange) -> tuple[tuple[Millis, Reason], ...]:
+def _first_passed(deadlines: Deadlines, at: Millis) -> Reason | None:
+    """Why time is up at this instant, if it is.
+
+    The instant of a deadline itself is already too late, so that two members comparing the same
+    two integers never disagree.
+    """
+    return next((reason for deadline, reason in deadlines if at >= deadline), None)
+
+
+def _exchange_deadlines(plan: RoundPlan, exchange: Exchange) -> Deadlines:
     deadline = exchange.deadline(plan.exchange) if plan.exchange is not None else None
     return () if deadline is None else ((deadline, Reason.EXCHANGE_WINDOW),)
 
@@ -170,14 +180,14 @@ class Unmasking:
     partials: Mapping[str, str]
     exchange: Exchange
 
-    def deadlines(self) -> tuple[tuple[Millis, Reason], ...]:
+    def deadlines(self) -> Deadlines:
         """The instants at which this phase ends the round, and for what reason."""
         last = Millis(self.opened_at + self.plan.round_window_ms)
         return (*_exchange_deadlines(self.plan, self.exchange), (last, Reason.ROUND_WINDOW))
 
     def overdue(self, at: Millis) -> Reason | None:
         """Why the round has run out of time at this instant, if it has."""
-        return next((reason for deadline, reason in self.deadlines() if at >= deadline), None)
+        return _first_passed(self.deadlines(), at)
 
 
 @dataclass(frozen=True, slots=True)
