@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
+from fl_cluster.service.checkin import LOOKS
 from fl_cluster.service.told import ToldSteps
 from fl_cluster.service.view import JobView
 from fl_cluster.store.exchange_port import ExchangeStore
 from fl_cluster.store.ports import ClaimRequest, RoundStore, Snapshot
-
-LOOKS = 8
-"""How often a decision is taken anew because the round moved on meanwhile."""
 
 MASKED_HOLD_MS = 20_000
 """How long devices of a masked round are kept waiting for each other: existing ones that are
@@ -77,8 +75,13 @@ class ExchangeDesk:
             await self._view.refresh()
         return self._view.snapshot
 
-    async def wait(self, number: int, is_ready: Callable[[Snapshot], bool]) -> Snapshot:
-        """The current round once it is ready, is not `number` any more, or waiting is over."""
+    async def wait(
+        self, number: int, is_ready: Callable[[Snapshot], bool], hold_ms: int | None = None
+    ) -> Snapshot:
+        """The current round once it is ready, is not `number` any more, or waiting is over.
+
+        `hold_ms` is what a device asks for that says so.
+        """
 
         def is_over(seen: Snapshot) -> bool:
             given_up = seen.phase in ("abandoning", "closed")
@@ -86,7 +89,7 @@ class ExchangeDesk:
 
         if not is_over(self._view.snapshot):
             await self._view.refresh()
-        await self._view.hold(is_over, self._hold_ms)
+        await self._view.hold(is_over, self._hold_ms if hold_ms is None else hold_ms)
         return self._view.snapshot
 
     def is_complete(self, step: Step) -> bool:

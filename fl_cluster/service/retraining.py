@@ -14,14 +14,11 @@ from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.retrained import Entries, is_finite, overlay
 from fl_cluster.aggregate.scale import exponents
 from fl_cluster.rounds.events import Verdict
-from fl_cluster.service.checkin import TURNOVER_MS
+from fl_cluster.service.checkin import LOOKS, TURNOVER_MS
 from fl_cluster.service.ledger import PARTIAL_LIFETIME_MS
 from fl_cluster.service.view import JobView, StoredModel, Stores
 from fl_cluster.store.ports import Metrics, ModelRecord, Pushed, Snapshot
 from fl_cluster.telemetry.points import Point, reach
-
-LOOKS = 8
-"""How often a decision is taken anew because the round moved on meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

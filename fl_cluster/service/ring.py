@@ -145,21 +145,23 @@ class RingDesk:
         expected = len(alive_beside(roster, index, counted))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (asked.hold_ms or 0) / 1000
-        until = deadline
+        grace_ends = math.inf
         while True:
             confirmations = await self._watch.confirmations(ref)
             tags = roster.tags_for(asked.fl_id or "", confirmations)
-            left_s = until - loop.time()
+            suffices = len(tags) >= roster.leaves.degree.needed
+            if suffices:
+                grace_ends = min(grace_ends, loop.time() + GRACE_S)
+            left_s = min(deadline, grace_ends) - loop.time()
             is_held = left_s > 0 and self._view.holds
-            if len(tags) >= roster.leaves.degree.needed:
-                if len(tags) >= expected or not is_held:
-                    return StepAnswer(Verdict.ACCEPTED, packing.pack_tags(tags, len(roster.offers)))
-                until = min(until, loop.time() + GRACE_S) if until == deadline else until
-            elif not _is_unmasking(self._view.snapshot) or self._view.snapshot.ref != ref:
+            if suffices and (len(tags) >= expected or not is_held):
+                return StepAnswer(Verdict.ACCEPTED, packing.pack_tags(tags, len(roster.offers)))
+            is_current = self._view.snapshot.ref == ref and _is_unmasking(self._view.snapshot)
+            if not (suffices or is_current):
                 return StepAnswer(Verdict.ENOUGH)
-            elif not is_held:
+            if not is_held:
                 return StepAnswer(Verdict.TOO_EARLY)
-            await asyncio.sleep(min(LOOK_S, max(0.0, until - loop.time())))
+            await asyncio.sleep(min(LOOK_S, left_s))
 
     async def reveal(self, ref: RoundRef, sent: RequestSecureReveal) -> StepAnswer:
         """A device gives the shares that take the masks off."""
@@ -198,22 +200,16 @@ class RingDesk:
         is_ready: Callable[[Snapshot], bool],
     ) -> Verdict:
         """Let a device read on as soon as there is something to read."""
-        await self._wait(ref, is_ready, asked.hold_ms or 0)
-        told = await self._desk.tell(step, asked.fl_id or "", ref.number)
-        if told.snapshot.ref != ref:
-            return Verdict.STALE_ROUND
-        return Verdict.ACCEPTED if told.verdict is Verdict.DUPLICATE else told.verdict
 
-    async def _wait(
-        self, ref: RoundRef, is_ready: Callable[[Snapshot], bool], hold_ms: int
-    ) -> None:
         def is_over(seen: Snapshot) -> bool:
             is_under_way = seen.is_collecting or seen.is_unmasking
             return seen.ref != ref or not is_under_way or is_ready(seen)
 
-        if not is_over(self._view.snapshot):
-            await self._view.refresh()
-        await self._view.hold(is_over, hold_ms)
+        await self._desk.wait(ref.number, is_over, asked.hold_ms or 0)
+        told = await self._desk.tell(step, asked.fl_id or "", ref.number)
+        if told.snapshot.ref != ref:
+            return Verdict.STALE_ROUND
+        return Verdict.ACCEPTED if told.verdict is Verdict.DUPLICATE else told.verdict
 
     async def _unless(self, ref: RoundRef, is_ready: Callable[[Snapshot], bool]) -> Verdict | None:
         """What a device hears that comes before the round is that far, or after."""
