@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -23,6 +24,11 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is for what a shell starts in the background, and every child would inherit it: what
+    # Ctrl-C does could not be tried.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that others use too may take its time over any example.
 settings.register_profile("any machine", deadline=None)
