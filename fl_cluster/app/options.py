@@ -19,12 +19,14 @@ MANAGE_ADDRESS = "127.0.0.1:11202"
 HTTP_ADDRESS = "127.0.0.1:6666"
 
 
-def _flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Add an argument under the original's name, and with hyphens."""
     names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
     parser.add_argument(*names, dest=name, **options)
 
 
-def _key_and_value(text: str) -> tuple[str, str]:
+def key_and_value(text: str) -> tuple[str, str]:
+    """The two sides of `key=value`."""
     key, has_value, value = text.partition("=")
     if not has_value or not key:
         raise argparse.ArgumentTypeError(f"expected key=value, found {text!r}")
@@ -48,7 +50,7 @@ def _count(text: str) -> int:
 
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    _flag(
+    flag(
         parser,
         "yaml_config",
         default=DEFAULT_YAML,
@@ -58,7 +60,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
-        type=_key_and_value,
+        type=key_and_value,
         default=[],
         metavar="KEY=VALUE",
         help="a configuration key, as in round.start_fl_job_threshold=4; may be repeated",
@@ -68,7 +70,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 def _add_launch(parser: argparse.ArgumentParser) -> None:
     _add_configuration(parser)
     for side in ("server", "client"):
-        _flag(
+        flag(
             parser,
             f"{side}_password_file",
             default="",
@@ -76,13 +78,13 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
             help=f"password of ssl.{side}_cert_path; without it"
             f" FL_CLUSTER_{side.upper()}_PASSWORD, else the terminal is asked",
         )
-    _flag(
+    flag(
         parser,
         "foreground",
         action="store_true",
         help="stay in the foreground and log to standard error, as containers want it",
     )
-    _flag(
+    flag(
         parser,
         "wait",
         type=_seconds,
@@ -90,7 +92,7 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait in the background case until it serves (30)",
     )
-    _flag(
+    flag(
         parser,
         "log_dir",
         type=Path,
@@ -103,7 +105,7 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
 def add_sched(parser: argparse.ArgumentParser) -> None:
     """Arguments of a scheduler."""
     _add_launch(parser)
-    _flag(
+    flag(
         parser,
         "scheduler_manage_address",
         default=MANAGE_ADDRESS,
@@ -115,28 +117,28 @@ def add_sched(parser: argparse.ArgumentParser) -> None:
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Arguments of servers."""
     _add_launch(parser)
-    _flag(
+    flag(
         parser,
         "http_server_address",
         default=HTTP_ADDRESS,
         metavar="IP:PORT",
         help=f"where devices are answered; further servers take the ports above ({HTTP_ADDRESS})",
     )
-    _flag(
+    flag(
         parser,
         "tcp_server_ip",
         default="127.0.0.1",
         metavar="IP",
         help="the address on the cluster's own network; auto picks one and says which (127.0.0.1)",
     )
-    _flag(
+    flag(
         parser,
         "checkpoint_dir",
         default="./fl_ckpt/",
         metavar="FOLDER",
         help="where checkpoints are written, and found when a job starts anew (./fl_ckpt/)",
     )
-    _flag(
+    flag(
         parser,
         "local_server_num",
         type=_count,
@@ -144,7 +146,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many servers to start; ports with servers of this job are passed over (2)",
     )
-    _flag(
+    flag(
         parser,
         "model",
         default="",
@@ -155,7 +157,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_finish(parser: argparse.ArgumentParser) -> None:
     """Arguments of ending a cluster."""
-    _flag(
+    flag(
         parser,
         "redis_port",
         type=int,
@@ -163,7 +165,7 @@ def add_finish(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="of the Redis the cluster uses (8113)",
     )
-    _flag(
+    flag(
         parser,
         "redis_address",
         default="127.0.0.1",
@@ -171,21 +173,21 @@ def add_finish(parser: argparse.ArgumentParser) -> None:
         help="its host, or a redis:// or unix: address; a password is taken from "
         f"{PASSWORD_VARIABLE} (127.0.0.1)",
     )
-    _flag(
+    flag(
         parser,
         "yaml_config",
         default="",
         metavar="FILE",
         help="take address and job from the job's configuration instead",
     )
-    _flag(
+    flag(
         parser,
         "fl_name",
         default="",
         metavar="NAME",
         help="the job to end; needed when several have processes on this host",
     )
-    _flag(parser, "stop_redis", action="store_true", help="stop Redis too")
+    flag(parser, "stop_redis", action="store_true", help="stop Redis too")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -213,10 +215,10 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         metavar=("KEY", "CHAIN"),
         help="key and certificates in PEM, for servers that verify devices",
     )
-    _flag(parser, "data_size", type=int, required=True, help="samples the function trains on")
-    _flag(parser, "device_id", default="", metavar="ID", help="who this is (random)")
-    _flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
-    _flag(
+    flag(parser, "data_size", type=int, required=True, help="samples the function trains on")
+    flag(parser, "device_id", default="", metavar="ID", help="who this is (random)")
+    flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
+    flag(
         parser,
         "patience",
         type=_seconds,
@@ -270,7 +272,7 @@ def _add_scaleout(parser: argparse.ArgumentParser) -> None:
 
 
 def _change(text: str) -> tuple[str, Any]:
-    name, value = _key_and_value(text)
+    name, value = key_and_value(text)
     if name not in CHANGEABLE_NAMES:
         known = ", ".join(CHANGEABLE_NAMES)
         raise argparse.ArgumentTypeError(f"{name!r} cannot be changed; these can: {known}")
@@ -343,14 +345,14 @@ def _add_join_line(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="a server as devices reach it; may be repeated (those that run)",
     )
-    _flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
+    flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
     parser.add_argument(
         "--https", action="store_true", help="devices use https although the servers do not"
     )
     parser.add_argument(
         "--ca", default="", metavar="FILE", help="the authority of the servers' certificates"
     )
-    _flag(parser, "public_ca", action="store_true", help="it is one that every system knows")
+    flag(parser, "public_ca", action="store_true", help="it is one that every system knows")
 
 
 def _add_migrate(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
+from fl_cluster.app.options import flag, key_and_value
 from fl_cluster.config.load import load
 from fl_cluster.config.problems import render_problems
 from fl_cluster.config.protection import Protection
@@ -37,10 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fl-cluster privacy`."""
     calls = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
     plan = calls.add_parser("plan", help="what the noise of a run costs and does, before it runs")
-    plan.add_argument(
-        "--yaml_config",
-        "--yaml-config",
-        dest="yaml_config",
+    flag(
+        plan,
+        "yaml_config",
         default="",
         metavar="FILE",
         help="the job's configuration; without it the flags below say all",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--set",
         action="append",
-        type=_key_and_value,
+        type=key_and_value,
         default=[],
         metavar="KEY=VALUE",
         help="a configuration key, as in privacy.noise=central; may be repeated",
@@ -61,16 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("epsilon_budget", "what all rounds may cost"),
         ("delta", f"the delta of the guarantee ({DEFAULT_DELTA:g})"),
     ):
-        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        plan.add_argument(*flags, dest=name, type=_positive, metavar="X", help=meaning)
+        flag(plan, name, type=_positive, metavar="X", help=meaning)
     plan.add_argument("--json", action="store_true", help="for programs")
-
-
-def _key_and_value(text: str) -> tuple[str, str]:
-    key, has_value, value = text.partition("=")
-    if not has_value or not key:
-        raise argparse.ArgumentTypeError(f"expected key=value, found {text!r}")
-    return key, value
 
 
 def _whole(text: str) -> int:
