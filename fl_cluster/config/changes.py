@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fl_cluster.config.check import single
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
-from fl_cluster.config.rules import INT64_MAX, UINT32_MAX
+from fl_cluster.config.rules import INT64_MAX, UINT32_MAX, single
 from fl_cluster.config.schema import EncryptType
 from fl_cluster.errors import ConfigError, Problem
 

@@ -8,7 +8,6 @@ counts as its default for the checks that follow.
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ from fl_cluster.config.keys import BLOCKS, KEYS
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
 from fl_cluster.config.problems import SettingProblem
 from fl_cluster.config.ring import find_impossible, find_refusals
-from fl_cluster.config.rules import FAILED, INT64_MAX, OneOf, OneServerMode, Readable, Value
+from fl_cluster.config.rules import FAILED, INT64_MAX, OneOf, OneServerMode, Readable, Value, single
 from fl_cluster.config.schema import Role
 from fl_cluster.config.tables import Block, Key, Kind
 
@@ -43,14 +42,6 @@ class Checked:
     ours: list[SettingProblem] = field(default_factory=list)
     """What the original does not mind, or not yet when it reads the file."""
     warnings: list[str] = field(default_factory=list)
-
-
-def single(number: float) -> float:
-    """`number` in single precision, out of which the original's floats come."""
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", number))[0])
-    except OverflowError:
-        return math.copysign(math.inf, number)
 
 
 def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
@@ -294,7 +285,7 @@ def _check_masking(checked: Checked) -> None:
     )
     why = why_impossible(numbers)
     if why is not None:
-        goal = math.ceil(single(single(float(numbers.cohort_size)) * numbers.report_ratio))
+        goal = numbers.report_goal
         message = (
             f"{FAILS} The parameter '{path}' is {threshold}, but {why}, "
             f"yaml config file: {checked.file}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import struct
 from typing import Final, NamedTuple
+
+from fl_cluster.config.rules import single
 
 FAILS: Final = "cipher init fail."
 """The original's words."""
@@ -18,6 +19,11 @@ class MaskNumbers(NamedTuple):
     share_ratio: float
     threshold: int
 
+    @property
+    def report_goal(self) -> int:
+        """How many updates end a round."""
+        return _share_of(self.cohort_size, self.report_ratio)
+
 
 def why_impossible(numbers: MaskNumbers) -> str | None:
     """Why masks could never be taken off, as the end of a sentence; None when they can be.
@@ -26,10 +32,10 @@ def why_impossible(numbers: MaskNumbers) -> str | None:
     as many of those whose updates are in the sum have to help.
     """
     needed = numbers.threshold + 1
-    goal = math.ceil(_single(_single(numbers.cohort_size) * _single(numbers.report_ratio)))
+    goal = numbers.report_goal
     sharers = numbers.cohort_size
     for _step in ("exchange", "get", "share"):
-        sharers = max(math.ceil(_single(_single(sharers) * _single(numbers.share_ratio))), goal)
+        sharers = max(_share_of(sharers, numbers.share_ratio), goal)
     if sharers < needed:
         return f"only {sharers} devices share secrets and at least {needed} must"
     if goal < needed:
@@ -40,5 +46,5 @@ def why_impossible(numbers: MaskNumbers) -> str | None:
     return None
 
 
-def _single(number: float) -> float:
-    return float(struct.unpack("<f", struct.pack("<f", number))[0])
+def _share_of(count: int, ratio: float) -> int:
+    return math.ceil(single(single(count) * single(ratio)))

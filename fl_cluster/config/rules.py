@@ -8,6 +8,7 @@ it are written as C++ `std::to_string` writes them (floats with six decimals).
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,14 @@ Value = str | int | float | bool
 UINT32_MAX = 4_294_967_295
 INT64_MAX = 9_223_372_036_854_775_807
 FAILED = "Failed to check value of parameter"
+
+
+def single(number: float) -> float:
+    """`number` in single precision, out of which the original's floats come."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+    except OverflowError:
+        return math.copysign(math.inf, number)
 
 
 def number_text(number: float) -> str:
