@@ -2,6 +2,7 @@
 
 `job` is a folder with a job's configuration and the scripts that users start it with.
 `start_cluster` starts a scheduler and two servers that live as long as the test's module, and
+`run_digits` one that lives as long as a block, with an embedded Redis;
 `devices` are two devices by plain HTTP, one of whose updates is acknowledged; a module that
 uses them defines a fixture `cluster`.
 """
@@ -16,7 +17,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from fl_cluster.store.redis import embedded
 from fl_cluster.wire import flat, messages, packed
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+DIGITS = SCRIPTS.parent / "yamls" / "digits.yaml"
 
 CONFIG = """
 fl_name: {job}
@@ -262,6 +265,48 @@ class LedCluster:
                     assert line in each, self.logged(log)
 
 
+def launch_three(options: LaunchOptions, folder: Path) -> list[Started]:
+    """A scheduler and two servers with the model in this folder; the servers come last."""
+    manage, *ports = free_ports([0, 0, 0])
+    commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
+    for port in ports:
+        servers = ServerLaunch(
+            http_address=f"127.0.0.1:{port}",
+            checkpoint_dir=str(folder / "checkpoints"),
+            model=str(folder / "initial.npz"),
+        )
+        commands += launch.server_commands(options, servers, lambda _: None)
+    return launch.start(commands, patience_s=30.0, tell=lambda _: None)
+
+
+@pytest.fixture
+def run_digits(tmp_path: Path) -> Callable[..., AbstractContextManager[list[Started]]]:
+    """Runs a scheduler and two servers with an embedded Redis and the settings of the digits, as
+    long as the block lasts; the servers come last."""
+
+    @contextmanager
+    def run(initial: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator[list[Started]]:
+        write_model(tmp_path / "initial.npz", initial)
+        options = LaunchOptions(
+            str(DIGITS),
+            log_dir=tmp_path / "logs",
+            overrides={
+                "cluster.data_dir": str(tmp_path),
+                "summary.metrics_file": str(tmp_path / "metrics.json"),
+                "summary.failure_event_file": str(tmp_path / "event.txt"),
+                **settings,
+            },
+        )
+        started = launch_three(options, tmp_path)
+        try:
+            yield started
+        finally:
+            launch.stop(started)
+            embedded.stop_if_unused(tmp_path)
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LedCluster]]:
     """Starts a cluster on the Redis at an address; it is stopped after the module."""
@@ -272,17 +317,8 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         write_model(folder / "initial.npz", {"w": INITIAL})
         path = folder / "job.yaml"
         path.write_text(LED_CONFIG.format(address=address, folder=folder))
-        manage, *ports = free_ports([0, 0, 0])
         options = LaunchOptions(str(path), folder / "logs")
-        commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
-        for port in ports:
-            servers = ServerLaunch(
-                http_address=f"127.0.0.1:{port}",
-                checkpoint_dir=str(folder / "checkpoints"),
-                model=str(folder / "initial.npz"),
-            )
-            commands += launch.server_commands(options, servers, lambda _: None)
-        cluster = LedCluster(folder, launch.start(commands, patience_s=30, tell=lambda _: None))
+        cluster = LedCluster(folder, launch_three(options, folder))
         started.extend(cluster.processes)
         return cluster
 

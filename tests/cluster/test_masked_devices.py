@@ -6,12 +6,11 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
-    contextmanager,
 )
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
 
-from fl_cluster.app import launch
-from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
+from fl_cluster.app.launch import Started
 from fl_cluster.sdk import (
     DeviceIdentity,
     FederatedDevice,
@@ -33,13 +31,10 @@ from fl_cluster.sdk import (
     open_session,
 )
 from fl_cluster.sdk.retry import Backoff
-from fl_cluster.store.model_files import write_model
-from fl_cluster.store.redis import embedded
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 
 Weights = dict[str, NDArray[np.float32]]
-YAML = Path(__file__).parents[2] / "yamls" / "digits.yaml"
 INITIAL: Weights = {
     "layer.bias": np.zeros(4, np.float32),
     "layer.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 8,
@@ -97,40 +92,11 @@ Running = Callable[[int, Mapping[str, str]], AbstractContextManager[list[Started
 
 
 @pytest.fixture
-def running(tmp_path: Path, free_port: Callable[..., int]) -> Running:
-    """A scheduler and two servers with an embedded Redis, for as long as the block lasts; the
-    servers come last."""
+def running(run_digits: Callable[..., AbstractContextManager[list[Started]]]) -> Running:
+    """A scheduler and two servers for as long as the block lasts; the servers come last."""
 
-    @contextmanager
-    def run(rounds: int, settings: Mapping[str, str]) -> Iterator[list[Started]]:
-        write_model(tmp_path / "initial.npz", INITIAL)
-        first = free_port(3)
-        options = LaunchOptions(
-            str(YAML),
-            log_dir=tmp_path / "logs",
-            overrides={
-                **SETTINGS,
-                "fl_iteration_num": str(rounds),
-                "cluster.data_dir": str(tmp_path),
-                "summary.metrics_file": str(tmp_path / "metrics.json"),
-                "summary.failure_event_file": str(tmp_path / "event.txt"),
-                **settings,
-            },
-        )
-        commands = [launch.scheduler_command(options, f"127.0.0.1:{first}")]
-        for port in (first + 1, first + 2):
-            servers = ServerLaunch(
-                http_address=f"127.0.0.1:{port}",
-                checkpoint_dir=str(tmp_path / "checkpoints"),
-                model=str(tmp_path / "initial.npz"),
-            )
-            commands += launch.server_commands(options, servers, lambda _: None)
-        started = launch.start(commands, patience_s=30.0, tell=lambda _: None)
-        try:
-            yield started
-        finally:
-            launch.stop(started)
-            embedded.stop_if_unused(tmp_path)
+    def run(rounds: int, settings: Mapping[str, str]) -> AbstractContextManager[list[Started]]:
+        return run_digits(INITIAL, {**SETTINGS, "fl_iteration_num": str(rounds), **settings})
 
     return run
 

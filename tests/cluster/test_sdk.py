@@ -8,23 +8,18 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl_cluster.app import launch
-from fl_cluster.app.demo_cluster import free_ports
-from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
+from fl_cluster.app.launch import Started
 from fl_cluster.sdk import FederatedDevice, JobResult, RoundPlan, TrainResult, open_session
-from fl_cluster.store.model_files import write_model
-from fl_cluster.store.redis import embedded
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 
 Weights = dict[str, NDArray[np.float32]]
-YAML = Path(__file__).parents[2] / "yamls" / "digits.yaml"
 INITIAL: Weights = {
     "layer.bias": np.zeros(4, np.float32),
     "layer.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 8,
@@ -34,35 +29,16 @@ DEVICES = 4
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[Started]]:
-    """A scheduler and two servers with an embedded Redis; the servers come last."""
-    write_model(tmp_path / "initial.npz", INITIAL)
-    manage, *ports = free_ports([0, 0, 0])
-    options = LaunchOptions(
-        str(YAML),
-        log_dir=tmp_path / "logs",
-        overrides={
-            "fl_iteration_num": str(ROUNDS),
-            "round.start_fl_job_threshold": str(DEVICES),
-            "cluster.data_dir": str(tmp_path),
-            "summary.metrics_file": str(tmp_path / "metrics.json"),
-            "summary.failure_event_file": str(tmp_path / "event.txt"),
-        },
-    )
-    commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
-    for port in ports:
-        servers = ServerLaunch(
-            http_address=f"127.0.0.1:{port}",
-            checkpoint_dir=str(tmp_path / "checkpoints"),
-            model=str(tmp_path / "initial.npz"),
-        )
-        commands += launch.server_commands(options, servers, lambda _: None)
-    started = launch.start(commands, patience_s=30.0, tell=lambda _: None)
-    try:
+def cluster(
+    run_digits: Callable[..., AbstractContextManager[list[Started]]],
+) -> Iterator[list[Started]]:
+    """A scheduler and two servers; the servers come last."""
+    settings = {
+        "fl_iteration_num": str(ROUNDS),
+        "round.start_fl_job_threshold": str(DEVICES),
+    }
+    with run_digits(INITIAL, settings) as started:
         yield started
-    finally:
-        launch.stop(started)
-        embedded.stop_if_unused(tmp_path)
 
 
 def urls_of(cluster: list[Started]) -> list[str]:
