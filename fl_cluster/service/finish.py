@@ -35,7 +35,7 @@ from fl_cluster.rounds.plan import Millis
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.ledger import PARTIAL_LIFETIME_MS
 from fl_cluster.service.methods import plan_of, rule_of
-from fl_cluster.service.noising import NoiseDesk
+from fl_cluster.service.noising import NoiseDesk, may_go_on
 from fl_cluster.service.spending import Spent
 from fl_cluster.service.unmasking import StaysMasked, Unmasker
 from fl_cluster.service.view import JobView, StoredModel, Stores
@@ -261,7 +261,7 @@ class Finisher:
         reach(Point.AFTER_AGGREGATE_BEFORE_RECORD)
         await asyncio.to_thread(self._recorder.record, ended)
         reach(Point.AFTER_RECORD_BEFORE_PUBLISH)
-        finishes_job = ref.number >= task.job.rounds_total or not await self._may_go_on(task)
+        finishes_job = ref.number >= task.job.rounds_total or not may_go_on(ended.spent)
         successor = await self._successor(task, model, record)
         if task.snapshot.successor and successor is None:
             return Verdict.MOVED_ON
@@ -274,9 +274,6 @@ class Finisher:
         if self._noise is None:
             return None
         return await self._noise.settle(task.snapshot, task.job, self._collector.member)
-
-    async def _may_go_on(self, task: Task) -> bool:
-        return self._noise is None or await self._noise.may_go_on(task.job)
 
     async def _abort(self, ref: RoundRef, reason: Reason) -> Verdict:
         if not await self._take_lease(ref):

@@ -67,14 +67,6 @@ class NoiseDesk:
         """What the job has spent so far; None when nobody adds noise."""
         return await self._spending.spent(job.hyper_parameters)
 
-    async def may_go_on(self, job: JobRecord) -> bool:
-        """Whether another round stays within the budget; when not, that is logged."""
-        spent = await self.spent(job)
-        if spent is None or not spent.is_over:
-            return True
-        logger.warning("the job ends here: %s", _overspent(spent))
-        return False
-
     async def watch(self, view: JobView, rounds: RoundStore) -> None:
         """Remember the charges, and end a round that has opened although nothing is left for it.
 
@@ -92,6 +84,14 @@ def _is_release(terms: Terms, snapshot: Snapshot) -> bool:
     if terms.kind == CENTRAL:
         return snapshot.phase == "aggregating"
     return snapshot.opened_at is not None
+
+
+def may_go_on(spent: Spent | None) -> bool:
+    """Whether another round stays within the budget; when not, that is logged."""
+    if spent is None or not spent.is_over:
+        return True
+    logger.warning("the job ends here: %s", _overspent(spent))
+    return False
 
 
 def _overspent(spent: Spent) -> str:
