@@ -25,7 +25,8 @@ from processes import HOUR_MS, Cluster, Setup
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Scaling, Update
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.device import RingDevice

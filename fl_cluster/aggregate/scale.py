@@ -18,9 +18,7 @@ import numpy as np
 
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.rules import MEAN, Rule
-from fl_cluster.kernels.bounds import LARGEST_TERM, term_bound
-
-__all__ = ["LARGEST_TERM", "exponents", "term_bound"]
+from fl_cluster.kernels.bounds import term_bound
 
 SMALLEST_MAGNITUDE = Fraction(1, 8)
 

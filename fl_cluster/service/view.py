@@ -20,9 +20,9 @@ from fl_cluster.aggregate.layout import Layout
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Scaling
 from fl_cluster.aggregate.rules import Rule
-from fl_cluster.aggregate.scale import term_bound
 from fl_cluster.config.shared import SharedParameters
 from fl_cluster.errors import JobLost, StoreCorrupt
+from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.methods import rule_of
 from fl_cluster.service.store_watch import StoreWatch

@@ -30,7 +30,8 @@ from harness.reference import expected
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer, Scaling, Update
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import term_bound
 
 COHORT = 9
 DEVICES = ["sdk-00", "sdk-07", "raw-01", "raw-05", "raw-10"]

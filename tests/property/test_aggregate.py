@@ -18,7 +18,8 @@ from fl_cluster.aggregate.admission import read_update
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer, Scaling, Unfit, Update
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import term_bound
 
 LARGEST_SUM = 2**63 - 1
 

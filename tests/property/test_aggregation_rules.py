@@ -14,7 +14,8 @@ from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Pointer, Scaling, Update
 from fl_cluster.aggregate.rules import MEAN, Combination, Rule
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import term_bound
 
 COHORT = 16
 LAYOUT = Layout([Tensor("w", (3,)), Tensor("control.w", (3,)), Tensor("v", (2,))])

@@ -10,7 +10,8 @@ from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Scaling, Unfit, Update
 from fl_cluster.aggregate.rules import BLOCK, MEAN, Rule
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import term_bound
 
 COHORT = 4
 NOVA = Rule(is_normalised=True, divisor=4.0)

@@ -9,7 +9,8 @@ import pytest
 
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
-from fl_cluster.aggregate.scale import LARGEST_TERM, exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
+from fl_cluster.kernels.bounds import LARGEST_TERM, term_bound
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 SMALLEST_FLOAT = float(np.finfo(np.float32).smallest_subnormal)

@@ -11,8 +11,9 @@ import pytest
 from fl_cluster.aggregate.layout import Layout, Tensor
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Scaling, Update
-from fl_cluster.aggregate.scale import exponents, term_bound
+from fl_cluster.aggregate.scale import exponents
 from fl_cluster.compression import diff_sparse_quant, sparse
+from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.service.clipping import ClippedUpdate
 from fl_cluster.service.contributions import SparseUpdate
 

@@ -11,6 +11,7 @@ import pytest
 from fl_cluster.aggregate import scale
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.partial import Partial, Scaling, Update
+from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import RingRound
 from fl_cluster.privacy.ring.server import Roster, Unmasking
@@ -27,7 +28,7 @@ def test_the_model_has_the_plain_rounds_digest_although_two_servers_held_the_sum
         {"b": numbers.standard_normal(7), "w": numbers.standard_normal((20, 30)) * 5}
     )
     layout = base.layout
-    scaling = Scaling(scale.exponents(base, len(NAMES)), scale.term_bound(len(NAMES)))
+    scaling = Scaling(scale.exponents(base, len(NAMES)), term_bound(len(NAMES)))
     ring = RingRound("digits", 1, 1, layout.sum_size, 3)
     devices = {name: RingDevice(ring, name, stream(name)) for name in NAMES}
     roster = Roster(ring, [device.offer for device in devices.values()])
