@@ -45,6 +45,8 @@ class Refusal:
     text: str
     is_plain: bool = False
     """Existing devices know this one as plain text, and search for it."""
+    native_text: str = ""
+    """What devices of the SDK are told instead, where existing ones expect too little."""
 
 
 SAFEMODE = "The cluster is in safemode."
@@ -153,6 +155,8 @@ REPORT: dict[Verdict, Refusal] = {
         409,
         Retry.NEXT_ROUND,
         "fl_id: {device} is not in get_secrets_clients. Please retry later.",
+        native_text="The update came before the device had got the others' shares, so it has no"
+        " part in this round.",
     ),
     Verdict.JOB_DISABLED: JOB_DISABLED,
     Verdict.JOB_FINISHED: JOB_FINISHED,

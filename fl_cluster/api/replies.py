@@ -222,7 +222,7 @@ class Replies:
         is_about_form = refusal.text == text and refusal.code == ResponseCode.RequestError
         return messages.ResponseUpdateModel(
             retcode=refusal.code,
-            reason=(reason or text) if dialect.is_native else text,
+            reason=(reason or refusal.native_text or text) if dialect.is_native else text,
             next_req_time="" if is_about_form else come_back,
             verdict=refusal.word,
             retry_after_ms=retry_after_ms(refusal),

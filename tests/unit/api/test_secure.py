@@ -259,6 +259,7 @@ async def test_a_step_takes_nobody_who_has_not_taken_the_one_before(party: Party
 
     assert at_offer[:2] == at_roster[:2] == at_list[:2] == (409, "unprepared")
     assert (at_update[0], at_update[1].verdict) == (409, "unprepared")
+    assert at_update[1].reason.startswith("The update came before the device had got the others")
 
 
 async def test_the_same_message_is_accepted_again_and_another_one_is_not(party: Party) -> None:
@@ -378,11 +379,18 @@ async def test_an_update_that_the_servers_could_read_is_refused(party: Party) ->
     short = await party.send(
         "updateModel", party.update("ann", np.zeros(4, np.int64)), messages.ResponseUpdateModel
     )
+    weights = tuple(messages.FeatureMap(*each) for each in trained("ann").items())
+    masked = party.update("ann", np.zeros(5, np.int64))
+    both = await party.send(
+        "updateModel", masked._replace(feature_map=weights), messages.ResponseUpdateModel
+    )
 
     assert (reply.status, reply.message.verdict) == (400, "invalid")
     assert "takes no update that it can read" in reply.message.reason
     assert short[0] == 400
     assert "expected 5 elements of 8 bytes, found 32 bytes" in short[1].reason
+    assert (both[0], both[1].verdict) == (400, "invalid")
+    assert "feature_map beside masked_terms" in both[1].reason
     assert party.bench.counted == []
 
 
