@@ -244,8 +244,7 @@ RING = Block(
             "dropout",
             (
                 "Share of a round's devices that may vanish once keys are exchanged without the "
-                "round being lost; the more, the more neighbours each device needs. Devices of "
-                "this project insist on at least 0.05 unless their owner demands something else."
+                "round being lost; the more, the more neighbours each device needs."
             ),
             default=0.2,
             rule=Between(0.0, 1.0, high_open=True),

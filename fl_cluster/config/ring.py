@@ -13,7 +13,6 @@ from fl_cluster.config.tables import Values
 
 DEMANDED: Final[Mapping[str, float]] = {
     f"{RING.name}.corrupt_ratio": 0.05,
-    f"{RING.name}.dropout_ratio": 0.05,
     f"{RING.name}.least_devices": 3,
 }
 """Key -> what devices of the SDK insist on at least, unless their owner demands something else."""

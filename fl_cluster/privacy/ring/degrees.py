@@ -1,18 +1,26 @@
 """How many neighbours a device needs, and how many of them rebuild a secret.
 
-With n devices, k neighbours each and t shares needed, chosen at random as in `graph`:
+With n devices on the circle of `graph`, k neighbours each (k/2 to either side) and t shares
+needed, it is
 
-- *Safe* against a server that works with `corrupt` of the devices.  To learn an update it
-  needs t shares of the seed and t of the mask key; an honest neighbour gives one, a corrupt
-  one both, so it needs c >= 2t - k corrupt neighbours; c is hypergeometric.  Or it needs the
-  honest survivors to fall apart, for which k/2 in a row must be missing on the circle: at most
-  n * (corrupt + dropout)**(k/2).
-- *Complete* if at most `dropout` of the devices vanish: a device fails that has fewer than t
+- *safe* against servers that lie, choose who vanished, and work with `corrupt` of the devices.
+  A device reveals only under a list that t of its neighbours confirmed; of another one it
+  reveals one share, a corrupt device both.  So an update is exposed only
+
+  - if some device has c >= 2t - k corrupt neighbours: both its secrets can be rebuilt; or
+  - if the circle can be cut at two places, which gives sums of fewer devices.  Between two
+    parts there are k/2 in a row who are corrupt or were declared vanished; the last device
+    before them has k/2 honest neighbours at most, so its mask comes off only if at least
+    t - k/2 of the row are corrupt.
+
+  The counts of corrupt devices are hypergeometric, and those of two rows not more likely
+  together than apart.  Half of the odds are for either case.
+- *complete* if at most `dropout` of the devices vanish: a device fails that has fewer than t
   surviving neighbours; their number is hypergeometric too.
 
-Probabilities are summed over all n devices.  The smallest even k that meets both bounds is
-taken, with the smallest t that is safe; if there is none below n - 1, everybody is everybody's
-neighbour, and nothing is left to chance.
+Probabilities are summed over all n devices, or pairs of places.  The smallest even k that meets
+both bounds is taken, with the smallest t that is safe; if there is none below n - 1, and in
+small cohorts, everybody is everybody's neighbour: nothing can be cut, and all agree on one list.
 """
 
 from __future__ import annotations
@@ -22,6 +30,9 @@ from dataclasses import dataclass
 
 MOST_BITS = 10_000
 """So rare that it is never."""
+
+SMALL_COHORT = 64
+"""Up to here everybody is everybody's neighbour, which costs a device some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +78,9 @@ def choose_degree(devices: int, assumptions: Assumptions) -> Degree:
         raise ValueError(f"expected at least 2 devices, found {devices}")
     corrupt = math.floor(devices * assumptions.corrupt)
     alive = devices - math.floor(devices * assumptions.dropout)
-    for neighbours in range(2, devices - 1, 2):
-        needed = _least_needed(devices, neighbours, corrupt, assumptions)
-        if needed is None:
+    for neighbours in range(2, devices - 1 if devices > SMALL_COHORT else 0, 2):
+        needed = _least_needed(devices, neighbours, corrupt, assumptions.safety_bits)
+        if needed > neighbours:
             continue
         fails = _lower_tail(devices - 1, alive - 1, neighbours, needed - 1)
         if devices * fails <= 2.0**-assumptions.failure_bits:
@@ -78,24 +89,24 @@ def choose_degree(devices: int, assumptions: Assumptions) -> Degree:
     return Degree(neighbours, min(neighbours, (neighbours + corrupt) // 2 + 1))
 
 
-def _least_needed(
-    devices: int, neighbours: int, corrupt: int, assumptions: Assumptions
-) -> int | None:
-    allowed = 2.0**-assumptions.safety_bits
-    missing = assumptions.corrupt + assumptions.dropout
-    allowed -= devices * missing ** (neighbours / 2)
-    if allowed <= 0:
-        return None
-    # From the rarest count of corrupt neighbours down to the first that is not rare enough.
-    tail, most = 0.0, min(corrupt, neighbours)
-    while most >= 0:
-        tail += _odds(devices - 1, corrupt, neighbours, most)
-        if devices * tail > allowed:
+def _least_needed(devices: int, neighbours: int, corrupt: int, safety_bits: int) -> int:
+    """How many shares are safe; more than there are neighbours when no number is."""
+    allowed = 2.0 ** -(safety_bits + 1)
+    side = neighbours // 2
+    around = _most_marked(devices - 1, corrupt, neighbours, allowed / devices)
+    in_a_row = _most_marked(devices - 1, corrupt, side, math.sqrt(2 * allowed) / devices)
+    return max((neighbours + around) // 2, side + in_a_row) + 1
+
+
+def _most_marked(population: int, marked: int, drawn: int, allowed: float) -> int:
+    """The most that `drawn` have to be expected to hold: more is at most `allowed` likely."""
+    tail, most = 0.0, min(marked, drawn)
+    while most > 0:
+        tail += _odds(population, marked, drawn, most)
+        if tail > allowed:
             break
         most -= 1
-    # At most `most` corrupt neighbours: 2 * needed - neighbours must be more.
-    needed = (neighbours + most) // 2 + 1
-    return needed if needed <= neighbours else None
+    return most
 
 
 def _odds(population: int, marked: int, drawn: int, found: int) -> float:

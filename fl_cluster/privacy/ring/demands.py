@@ -28,16 +28,11 @@ class Demands:
     """An update is exposed in at most one of 2**safety_bits rounds."""
     least_devices: int = 3
     """How many updates a sum holds."""
-    dropout: float = 0.05
-    """Share of the devices that may vanish; for fewer a device has fewer neighbours, and those
-    that are left may fall apart into groups whose sums can be read."""
 
     def __post_init__(self) -> None:
-        shares = self.corrupt, self.dropout
-        if not (all(share >= 0 for share in shares) and sum(shares) < 1):
+        if not 0 <= self.corrupt < 1:
             raise CallerProtocolError(
-                "demands: expected shares corrupt and dropout that are not negative and together"
-                f" below 1, found {self.corrupt} and {self.dropout}"
+                f"demands: expected a share corrupt of at least 0 and below 1, found {self.corrupt}"
             )
         if self.safety_bits < 0 or self.least_devices < 2:
             raise CallerProtocolError(
@@ -55,11 +50,6 @@ class Demands:
                 f"safety against {self.corrupt:g} corrupt devices in all but one of"
                 f" 2**{self.safety_bits} rounds,"
                 f" found {bounds.corrupt:g} and 2**{bounds.safety_bits}"
-            )
-        if not bounds.dropout >= self.dropout * _ROUNDING:
-            return (
-                f"neighbours enough for {self.dropout:g} vanishing devices,"
-                f" found {bounds.dropout:g}"
             )
         if ring.least_devices < self.least_devices:
             return f"at least {self.least_devices} reports in a sum, found {ring.least_devices}"

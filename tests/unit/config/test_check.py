@@ -434,7 +434,6 @@ def test_no_secure_round_is_opened_that_cannot_end_well(bench):
     ("name", "value", "told"),
     [
         ("corrupt_ratio", 0.01, ("with less than 0.05, ", "(Demands(corrupt=0.01))")),
-        ("dropout_ratio", 0.0, ("with less than 0.05, ", "(Demands(dropout=0))")),
         ("least_devices", 2, ("with less than 3, ", "(Demands(least_devices=2))")),
     ],
 )
@@ -451,7 +450,7 @@ def test_what_devices_of_the_sdk_refuse_by_default_is_warned_of(bench, name, val
 
 
 def test_the_demands_that_are_warned_of_are_those_of_devices():
-    demands = {"corrupt": "corrupt_ratio", "dropout": "dropout_ratio"}
+    demands = {"corrupt": "corrupt_ratio"}
     found = {
         f"encrypt.secure_aggregation.{demands.get(field.name, field.name)}": field.default
         for field in fields(Demands)

@@ -177,7 +177,7 @@ def announcing(cluster: Any, weights: Any, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"dropout": 0.0}, "for 0.05 vanishing devices, found 0"),
+        ({"corrupt": 0.0}, "safety against 0.05 corrupt devices"),
         ({"corrupt": math.nan}, "together below 1, found nan"),
         ({"failure_bits": -5_000}, "found 40 and -5000"),
         ({"tensors": (SecureTensor("w", -1, 20),)}, "expected at least 0 elements"),
@@ -214,9 +214,9 @@ async def test_what_the_owner_of_a_device_demands_decides(
         return packed_answer(ResponseSecureStep(retcode=300, verdict="bad_request"), 400)
 
     lax = routed(make_cluster(), {"secure/offer": refuse})
-    announcing(lax, initial_weights, dropout=0.0)
+    announcing(lax, initial_weights, corrupt=0.0)
     async with serve(lax) as url:
         with pytest.raises(CallerProtocolError):
-            await a_device(url, adding(1.0), demands=Demands(dropout=0.0)).run()
+            await a_device(url, adding(1.0), demands=Demands(corrupt=0.0)).run()
     said = [packed.decode(RequestSecureOffer, body) for body in lax.bodies("secure/offer")]
     assert len(said) == 1

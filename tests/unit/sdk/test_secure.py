@@ -250,7 +250,6 @@ def with_tensor(name: str, elements: int, exponent: int = EXPONENT) -> SecureRou
         (ANNOUNCED._replace(least_devices=2), "at least 3 reports in a sum, found 2"),
         (ANNOUNCED._replace(safety_bits=10), "safety against 0.05 corrupt devices"),
         (ANNOUNCED._replace(corrupt=0.01), "safety against 0.05 corrupt devices"),
-        (ANNOUNCED._replace(dropout=0.0), "for 0.05 vanishing devices, found 0"),
         (ANNOUNCED._replace(corrupt=math.nan), "together below 1, found nan and 0.2"),
         (ANNOUNCED._replace(dropout=math.nan), "together below 1, found 0.05 and nan"),
         (ANNOUNCED._replace(corrupt=math.inf), "together below 1"),
@@ -282,8 +281,8 @@ def test_the_owner_of_a_device_may_demand_more_or_less() -> None:
         Protector(demands=Demands(least_devices=5)).exchange(
             demanded(ANNOUNCED), "a", plan, None, MODEL
         )
-    lax = demanded(ANNOUNCED._replace(dropout=0.0))
-    assert Protector(demands=Demands(dropout=0.0)).exchange(lax, "a", plan, None, MODEL)
+    lax = demanded(ANNOUNCED._replace(corrupt=0.0))
+    assert Protector(demands=Demands(corrupt=0.0)).exchange(lax, "a", plan, None, MODEL)
 
 
 def test_texts_that_are_not_utf_8_are_bound_like_any_other() -> None:
