@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import report
 
 from fl_cluster.kernels import native
 from fl_cluster.privacy.masks import keystream_floats
@@ -36,8 +37,12 @@ BYTES_PER_ELEMENT = {
 KEPT_RATE = 0.4
 SLOW_IN_PYTHON = 10_000
 MASKS = "cryptography"
+REFERENCE_TITLE = {"reference": "NumPy"}
 MULTIPLIER = 2.0**25
 RUNS = 5
+SHOWN = 1_000_000
+"""Elements of the arrays whose figures stand in the document."""
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,47 @@ def measure_masks(elements: int, run_seconds: float) -> list[Measurement]:
     ]
 
 
-def report(measurements: list[Measurement]) -> None:
-    reference = {
+def references(measurements: list[Measurement]) -> dict[tuple[str, int], float]:
+    """Operation and elements -> seconds of NumPy."""
+    return {
         (each.operation, each.elements): each.seconds
         for each in measurements
         if each.kernel == "reference"
     }
+
+
+def as_markdown(measurements: list[Measurement]) -> str:
+    """GB/s of each kernel set, with the ratio to NumPy, for arrays of SHOWN elements."""
+    shown = [each for each in measurements if each.elements == SHOWN]
+    reference = references(shown)
+    sets = list(dict.fromkeys(each.kernel for each in shown))
+    rows = [["operation", *(REFERENCE_TITLE.get(name, name) for name in sets)]]
+    for operation in dict.fromkeys(each.operation for each in shown):
+        of_sets = {each.kernel: each for each in shown if each.operation == operation}
+        rows.append([operation, *(_cell(of_sets.get(name), reference) for name in sets)])
+    return "\n".join([f"{head()}; {SHOWN:,} elements, GB/s", "", *report.table(rows)])
+
+
+def _cell(found: Measurement | None, reference: dict[tuple[str, int], float]) -> str:
+    if found is None:
+        return ""
+    slowest = reference.get((found.operation, found.elements))
+    rate = f"{found.gigabytes_per_second:.1f}"
+    if slowest is None or found.kernel == "reference":
+        return rate
+    return f"{rate} ({slowest / found.seconds:.1f} x NumPy)"
+
+
+def head() -> str:
+    """What the figures depend on."""
+    return (
+        f"{processor()}; Python {platform.python_version()}, NumPy {np.__version__};"
+        f" in use: {native.kernel()}; one thread; best of {RUNS} runs"
+    )
+
+
+def show(measurements: list[Measurement]) -> None:
+    reference = references(measurements)
     print(
         f"{'operation':<14} {'elements':>10} {'set':<12} {'us/call':>11} {'GB/s':>7} {'x NumPy':>8}"
     )
@@ -152,23 +192,26 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=0.05, help="length of one run (default: %(default)s)"
     )
+    parser.add_argument("--write-docs", action="store_true", help=f"write into {DOCUMENT.name}")
     arguments = parser.parse_args()
+    if arguments.write_docs and SHOWN not in arguments.elements:
+        parser.error(f"--write-docs shows arrays of {SHOWN:,} elements, and --elements lacks them")
     names = dict.fromkeys([*arguments.sets, "reference"])
-    print(f"{processor()}; Python {platform.python_version()}, NumPy {np.__version__}")
-    print(f"in use: {native.kernel()}; one thread; best of {RUNS} runs of {arguments.seconds} s")
-    report(
-        [
-            measurement
-            for elements in arguments.elements
-            for name in names
-            for measurement in measure(name, elements, arguments.seconds)
-        ]
-        + [
-            measurement
-            for elements in arguments.elements
-            for measurement in measure_masks(elements, arguments.seconds)
-        ]
-    )
+    print(f"{head()} of {arguments.seconds} s")
+    measurements = [
+        measurement
+        for elements in arguments.elements
+        for name in names
+        for measurement in measure(name, elements, arguments.seconds)
+    ]
+    measurements += [
+        measurement
+        for elements in arguments.elements
+        for measurement in measure_masks(elements, arguments.seconds)
+    ]
+    show(measurements)
+    if arguments.write_docs:
+        report.write_docs(DOCUMENT, "kernels.py", as_markdown(measurements))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Results as rows: printed, kept as JSON, and written into docs/performance.md."""
+"""Results as rows: printed, kept as JSON, and written into a document, between its marks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-START = "<!-- the table below is written by the program with --write-docs -->"
-END = "<!-- end of the table -->"
 TITLES = ("what", "measured", "budget", "C++ 0.1.0", "of which", "notes")
 
 
@@ -87,7 +85,11 @@ def as_markdown(facts: Mapping[str, str], rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    cells = [TITLES, *(row.cells() for row in rows)]
+    return table([TITLES, *(row.cells() for row in rows)])
+
+
+def table(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, in Markdown that can be read as it is; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
@@ -104,10 +106,11 @@ def write_json(path: Path, facts: Mapping[str, str], rows: Sequence[Row]) -> Non
     path.write_text(json.dumps({"machine": dict(facts), "rows": kept}, indent=1) + "\n")
 
 
-def write_docs(path: Path, facts: Mapping[str, str], rows: Sequence[Row]) -> None:
-    """Put the table between the two marks of the document."""
-    before, _, rest = path.read_text().partition(START)
-    _, found, after = rest.partition(END)
+def write_docs(path: Path, program: str, text: str) -> None:
+    """Put what a program found between its two marks in the document."""
+    start, end = f"<!-- written by benches/{program} --write-docs -->", f"<!-- end of {program} -->"
+    before, _, rest = path.read_text().partition(start)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{path}: expected the marks between which the table stands")
-    path.write_text(f"{before}{START}\n\n{as_markdown(facts, rows)}\n\n{END}{after}")
+        raise SystemExit(f"{path}: expected the marks {start} and {end}")
+    path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}")

@@ -203,7 +203,7 @@ def main() -> None:
     if options.json:
         report.write_json(options.json, facts, rows)
     if options.write_docs:
-        report.write_docs(DOCUMENT, facts, rows)
+        report.write_docs(DOCUMENT, "run.py", report.as_markdown(facts, rows))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from fl_cluster.wire import messages, packed
 AT_A_TIME = 32
 HOLD_MS = 20_000
 DATA_SIZE = 32
+FULL = {"corrupt_ratio": 0.05, "dropout_ratio": 0.9}
+"""Bounds so wide that in a cohort of a thousand no graph with fewer edges is safe."""
 HEADERS = {"Content-Type": "application/msgpack"}
 STEP = messages.ResponseSecureStep
 
@@ -220,7 +222,7 @@ async def run(options: argparse.Namespace) -> None:
         },
         "encrypt": {
             "encrypt_type": "SECURE_AGGREGATION",
-            "secure_aggregation": {"step_window_ms": HOUR_MS},
+            "secure_aggregation": {"step_window_ms": HOUR_MS, **(FULL if options.full else {})},
         },
     }
     setup = Setup({"w": weights}, count, 2, options.servers, settings)
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1_000)
     parser.add_argument("--elements", type=int, default=100_000)
     parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--full", action="store_true", help="no graph: everybody with everybody")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -382,7 +382,7 @@ def main() -> None:
     print("\n" + report.as_text(facts, rows))
     print(f"\nsoak: {len(chosen)} attacks, {time.monotonic() - started:.0f} s, all rounds right")
     if options.write_docs:
-        report.write_docs(DOCUMENT, facts, rows)
+        report.write_docs(DOCUMENT, "soak.py", report.as_markdown(facts, rows))
 
 
 if __name__ == "__main__":
