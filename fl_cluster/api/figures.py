@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from fl_cluster.api.explain import Fleet
 from fl_cluster.api.plain_http import Answer
@@ -23,7 +26,6 @@ from fl_cluster.service.spending import Spending, Spent
 from fl_cluster.service.visits import Visit, volume
 from fl_cluster.store.member_port import MemberStore
 from fl_cluster.store.ports import Counts, JobRecord, Snapshot
-from fl_cluster.telemetry.metrics import CONTENT_TYPE, Registry
 
 PHASES = (
     *("waiting", "selecting", "reporting", "unmasking", "aggregating"),
@@ -88,25 +90,23 @@ class Figures:
         self._jobs = jobs
         self._members_known = members
         self._fleet = fleet
-        registry = self._registry = Registry()
-        gauge, gauges = registry.gauge, registry.gauges
+        self._registry = CollectorRegistry()
+        gauge = partial(Gauge, registry=self._registry)
         self._store = gauge("fl_cluster_store_up", "Whether Redis answers.")
         self._number = gauge("fl_cluster_round_number", "The current round.")
         self._total = gauge("fl_cluster_rounds_planned", "How many rounds the run has.")
-        self._phase = gauges(
-            "fl_cluster_round_phase", "1 for the phase of the current round.", {"phase": PHASES}
+        self._phase = gauge(
+            "fl_cluster_round_phase", "1 for the phase of the current round.", ["phase"]
         )
-        self._state = gauges(
-            "fl_cluster_job_state", "1 for the state of the job.", {"state": JOB_STATES}
-        )
+        self._state = gauge("fl_cluster_job_state", "1 for the state of the job.", ["state"])
         self._cohort = gauge("fl_cluster_cohort_devices", "Devices admitted to the round.")
         self._size = gauge("fl_cluster_cohort_size", "How many devices the round admits.")
         self._claims = gauge("fl_cluster_claimed_updates", "Updates that are being stored.")
         self._reports = gauge("fl_cluster_counted_updates", "Updates counted in the round.")
-        self._bytes = gauges(
+        self._bytes = gauge(
             "fl_cluster_round_bytes",
             "Bodies of counted updates, and of answers with models, in the current round.",
-            {"direction": tuple(CARRIERS)},
+            ["direction"],
         )
         self._goal = gauge("fl_cluster_report_goal", "How many updates end the round.")
         self._deadline = gauge(
@@ -117,21 +117,19 @@ class Figures:
             "fl_cluster_rounds_abandoned_in_a_row",
             "Rounds abandoned one after the other, since that was last told as an event.",
         )
-        self._members = gauges(
-            "fl_cluster_members", "Live processes.", {"role": ROLES, "state": STATES}
-        )
+        self._members = gauge("fl_cluster_members", "Live processes.", ["role", "state"])
         self._linked = gauge("fl_cluster_linked_servers", "Servers this scheduler has a link to.")
         self._certificate_end = gauge(
             "fl_cluster_certificate_end_seconds",
             "When the first of the scheduler's certificates and revocation lists ends, in seconds"
             " since the epoch; NaN without TLS.",
         )
-        self._name_loads(registry)
+        self._name_loads()
         self._spending: Spending | None = None
-        self._name_costs(registry)
+        self._name_costs()
 
-    def _name_costs(self, registry: Registry) -> None:
-        gauge = registry.gauge
+    def _name_costs(self) -> None:
+        gauge = partial(Gauge, registry=self._registry)
         self._epsilon = gauge(
             "fl_cluster_privacy_epsilon", "What noise has cost; NaN in a job without any."
         )
@@ -147,8 +145,8 @@ class Figures:
         """Tell what noise has cost, too."""
         self._spending = spending
 
-    def _name_loads(self, registry: Registry) -> None:
-        gauge = registry.gauge
+    def _name_loads(self) -> None:
+        gauge = partial(Gauge, registry=self._registry)
         self._requests = gauge(
             "fl_cluster_requests_per_second", "Requests of devices, over all linked servers."
         )
@@ -173,8 +171,8 @@ class Figures:
         self._show_job(seen)
         self._show_spent(seen.spent if seen is not None else None)
         self._show_loads()
-        text = self._registry.expose().encode()
-        return Answer(text, headers={"Content-Type": CONTENT_TYPE})
+        text = generate_latest(self._registry)
+        return Answer(text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _look(self) -> _Seen:
         snapshot, job = await self._rounds.snapshot(), await self._jobs.job()
@@ -194,7 +192,7 @@ class Figures:
         counts = seen.counts if seen is not None and snapshot is not None else None
         for phase in PHASES:
             is_it = float(snapshot.phase == phase) if snapshot is not None else UNKNOWN
-            self._phase.labelled(phase=phase).set(is_it)
+            self._phase.labels(phase=phase).set(is_it)
         deadline = snapshot.deadline if snapshot is not None else None
         self._deadline.set(UNKNOWN if deadline is None else deadline / 1000)
         self._number.set(UNKNOWN if snapshot is None else snapshot.ref.number)
@@ -208,20 +206,20 @@ class Figures:
             total = UNKNOWN
             if seen is not None and snapshot is not None:
                 total = sum(seen.visits.get(volume(visit), 0) for visit in visits)
-            self._bytes.labelled(direction=direction).set(total)
+            self._bytes.labels(direction=direction).set(total)
 
     def _show_job(self, seen: _Seen | None) -> None:
         snapshot = seen.snapshot if seen is not None else None
         for state in JOB_STATES:
             is_it = float(snapshot.job_state == state) if snapshot is not None else UNKNOWN
-            self._state.labelled(state=state).set(is_it)
+            self._state.labels(state=state).set(is_it)
         self._total.set(UNKNOWN if seen is None or snapshot is None else seen.rounds_total)
         for role in ROLES:
             for state in STATES:
                 count = UNKNOWN
                 if seen is not None:
                     count = sum(m.role == role and m.state == state for m in seen.members)
-                self._members.labelled(role=role, state=state).set(count)
+                self._members.labels(role=role, state=state).set(count)
 
     def _show_spent(self, spent: Spent | None) -> None:
         budget = None if spent is None else spent.terms.budget

@@ -12,7 +12,6 @@ small epsilons, for which it gives no useful bound.  Rounds never make a cost le
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ Release = GaussianRelease | PureRelease
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The cost so far, by order; a value, so that it can be stored with the job."""
+    """The cost so far, by order: a value, made anew from what a job was charged for."""
 
     costs: tuple[float, ...] = (0.0,) * len(ORDERS)
     rounds: int = 0
@@ -129,18 +128,6 @@ class Ledger:
         if order <= 1.01:
             return math.inf
         return cost + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-
-    def to_json(self) -> str:
-        """The ledger as it is stored with the job."""
-        return json.dumps([self.rounds, [cost.hex() for cost in self.costs]])
-
-    @classmethod
-    def from_json(cls, text: str) -> Ledger:
-        """The inverse of `to_json`; ValueError when it is none."""
-        match json.loads(text):
-            case [int(rounds), [*costs]] if len(costs) == len(ORDERS):
-                return cls(tuple(float.fromhex(cost) for cost in costs), rounds)
-        raise ValueError(f"expected a privacy ledger, found {text[:100]}")
 
 
 @dataclass(frozen=True, slots=True)

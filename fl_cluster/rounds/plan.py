@@ -64,11 +64,6 @@ class RoundPlan:
         """Whether devices have to take masks off the sum before it says anything."""
         return self.exchange is not None and self.exchange.reveals > 0
 
-    @property
-    def longest_ms(self) -> int:
-        """How long a round can take from its first check-in when everything is just in time."""
-        return min(self.select_window_ms + self.report_window_ms, self.round_window_ms)
-
 
 def report_goal(cohort_size: int, ratio: float) -> int:
     """How many updates end the round: ceil(cohort_size * ratio), in float32.

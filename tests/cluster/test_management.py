@@ -402,8 +402,8 @@ def test_a_stall_is_explained_as_it_goes_on(cluster: Cluster) -> None:
     assert all(load is None or load["resident_bytes"] > 0 for load in loads)
     with urllib.request.urlopen(f"http://{cluster.job.manage}/metrics", timeout=10) as reply:
         text = reply.read().decode()
-    assert "\nfl_cluster_round_number 2\n" in text
-    assert '\nfl_cluster_members{role="server",state="serving"} 2\n' in text
+    assert "\nfl_cluster_round_number 2.0\n" in text
+    assert '\nfl_cluster_members{role="server",state="serving"} 2.0\n' in text
 
 
 def test_everything_can_be_typed(cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -793,12 +794,12 @@ class TestExplaining:
         assert (answer["cause"], answer["since"]) == ("leases_expired", T0 - 5)
 
 
-def figures(answer: str) -> dict[str, str]:
+def figures(answer: str) -> dict[str, float]:
     """Series -> value, of an answer in Prometheus's text format."""
     head, _, body = answer.partition("\r\n\r\n")
     assert "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in head
-    lines = [line for line in body.splitlines() if not line.startswith("#")]
-    return dict(line.rsplit(" ", 1) for line in lines)
+    pairs = [line.rsplit(" ", 1) for line in body.splitlines() if not line.startswith("#")]
+    return {series: float(value) for series, value in pairs}
 
 
 NOISE = {
@@ -848,11 +849,11 @@ class TestPrivacy:
     async def test_the_figures_have_it(self, noisy, cluster):
         found = figures(await noisy.ask("/metrics", method="GET"))
 
-        assert float(found["fl_cluster_privacy_epsilon"]) == self.epsilon(2)
-        assert found["fl_cluster_privacy_epsilon_budget"] == "4.5"
-        assert found["fl_cluster_privacy_rounds"] == "2"
+        assert found["fl_cluster_privacy_epsilon"] == self.epsilon(2)
+        assert found["fl_cluster_privacy_epsilon_budget"] == 4.5
+        assert found["fl_cluster_privacy_rounds"] == 2
         plain = figures(await cluster.ask("/metrics", method="GET"))
-        assert plain["fl_cluster_privacy_epsilon"] == "NaN"
+        assert math.isnan(plain["fl_cluster_privacy_epsilon"])
 
     async def test_no_run_begins_when_nothing_is_left(self, noisy):
         await noisy.privacy.learn({"central 2.0": 3})
@@ -887,27 +888,27 @@ class TestFigures:
 
         found = figures(await cluster.ask("/metrics", method="GET"))
 
-        assert found["fl_cluster_store_up"] == "1"
-        assert found["fl_cluster_round_number"] == "7"
-        assert found["fl_cluster_rounds_planned"] == "25"
-        assert found['fl_cluster_round_phase{phase="reporting"}'] == "1"
-        assert found['fl_cluster_round_phase{phase="selecting"}'] == "0"
-        assert found['fl_cluster_job_state{state="running"}'] == "1"
-        assert found["fl_cluster_cohort_devices"] == "4"
-        assert found["fl_cluster_cohort_size"] == "4"
-        assert found["fl_cluster_claimed_updates"] == "1"
-        assert found["fl_cluster_counted_updates"] == "0"
-        assert found['fl_cluster_round_bytes{direction="up"}'] == "300"
-        assert found['fl_cluster_round_bytes{direction="down"}'] == "1700"
-        assert found["fl_cluster_report_goal"] == "3"
-        assert found["fl_cluster_round_deadline_seconds"] == str((T0 + 300_000) // 1000)
-        assert found['fl_cluster_members{role="server",state="serving"}'] == "2"
-        assert found['fl_cluster_members{role="scheduler",state="serving"}'] == "1"
-        assert found["fl_cluster_linked_servers"] == "2"
-        assert found["fl_cluster_requests_per_second"] == "3.5"
-        assert found["fl_cluster_accepted_updates_per_second"] == "0.5"
-        assert found["fl_cluster_bytes_in_flight"] == "10"
-        assert found["fl_cluster_resident_bytes"] == "7"
+        assert found["fl_cluster_store_up"] == 1
+        assert found["fl_cluster_round_number"] == 7
+        assert found["fl_cluster_rounds_planned"] == 25
+        assert found['fl_cluster_round_phase{phase="reporting"}'] == 1
+        assert found['fl_cluster_round_phase{phase="selecting"}'] == 0
+        assert found['fl_cluster_job_state{state="running"}'] == 1
+        assert found["fl_cluster_cohort_devices"] == 4
+        assert found["fl_cluster_cohort_size"] == 4
+        assert found["fl_cluster_claimed_updates"] == 1
+        assert found["fl_cluster_counted_updates"] == 0
+        assert found['fl_cluster_round_bytes{direction="up"}'] == 300
+        assert found['fl_cluster_round_bytes{direction="down"}'] == 1700
+        assert found["fl_cluster_report_goal"] == 3
+        assert found["fl_cluster_round_deadline_seconds"] == (T0 + 300_000) / 1000
+        assert found['fl_cluster_members{role="server",state="serving"}'] == 2
+        assert found['fl_cluster_members{role="scheduler",state="serving"}'] == 1
+        assert found["fl_cluster_linked_servers"] == 2
+        assert found["fl_cluster_requests_per_second"] == 3.5
+        assert found["fl_cluster_accepted_updates_per_second"] == 0.5
+        assert found["fl_cluster_bytes_in_flight"] == 10
+        assert found["fl_cluster_resident_bytes"] == 7
 
     async def test_the_round_changes_between_two_looks(self, cluster):
         before = figures(await cluster.ask("/metrics"))
@@ -915,11 +916,11 @@ class TestFigures:
         await cluster.publish()
         after = figures(await cluster.ask("/metrics"))
 
-        assert before["fl_cluster_round_number"] == "7"
-        assert after["fl_cluster_round_number"] == "8"
-        assert after['fl_cluster_job_state{state="running"}'] == "0"
-        assert after['fl_cluster_job_state{state="disabled"}'] == "1"
-        assert after["fl_cluster_round_deadline_seconds"] == "NaN"
+        assert before["fl_cluster_round_number"] == 7
+        assert after["fl_cluster_round_number"] == 8
+        assert after['fl_cluster_job_state{state="running"}'] == 0
+        assert after['fl_cluster_job_state{state="disabled"}'] == 1
+        assert math.isnan(after["fl_cluster_round_deadline_seconds"])
 
     async def test_of_a_store_that_is_away_nothing_is_known(self, cluster):
         cluster.fleet.known_loads = {"a": Load(requests_per_s=2.5)}
@@ -928,20 +929,19 @@ class TestFigures:
 
         found = figures(await cluster.ask("/metrics"))
 
-        assert found.pop("fl_cluster_store_up") == "0"
-        assert found.pop("fl_cluster_linked_servers") == "1"
-        assert found.pop("fl_cluster_requests_per_second") == "2.5"
-        numbers = {v for k, v in found.items() if "other" not in k and "NaN" not in v}
-        assert numbers == {"0"}
-        assert found["fl_cluster_round_number"] == "NaN"
-        assert found['fl_cluster_members{role="server",state="serving"}'] == "NaN"
+        assert found.pop("fl_cluster_store_up") == 0
+        assert found.pop("fl_cluster_linked_servers") == 1
+        assert found.pop("fl_cluster_requests_per_second") == 2.5
+        assert {value for value in found.values() if not math.isnan(value)} == {0}
+        assert math.isnan(found["fl_cluster_round_number"])
+        assert math.isnan(found['fl_cluster_members{role="server",state="serving"}'])
 
     async def test_without_a_job_the_members_are_known(self, empty):
         found = figures(await empty.ask("/metrics"))
 
-        assert found["fl_cluster_store_up"] == "1"
-        assert found["fl_cluster_round_number"] == "NaN"
-        assert found['fl_cluster_members{role="server",state="serving"}'] == "2"
+        assert found["fl_cluster_store_up"] == 1
+        assert math.isnan(found["fl_cluster_round_number"])
+        assert found['fl_cluster_members{role="server",state="serving"}'] == 2
 
 
 class TestHealth:

@@ -144,19 +144,6 @@ def test_noise_far_from_any_use_has_a_cost_all_the_same(noise: float, rate: floa
     assert spent == 0 if noise > 1 else spent > 1e6
 
 
-def test_a_ledger_comes_back_to_the_bit() -> None:
-    ledger = Ledger().after(GaussianRelease(0.7, 0.2), 3)
-
-    assert math.inf in ledger.costs
-    assert Ledger.from_json(ledger.to_json()) == ledger
-
-
-@pytest.mark.parametrize("text", ["[]", "[1,[]]", '["1",["0x0p+0"]]', "{}"])
-def test_what_is_no_ledger_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a privacy ledger"):
-        Ledger.from_json(text)
-
-
 def test_releases_that_protect_nothing_are_refused() -> None:
     for noise, rate in (
         (0.0, 1.0),

@@ -52,12 +52,3 @@ def test_a_goal_outside_the_cohort_is_a_bug(goal: int) -> None:
 def test_a_window_without_length_is_a_bug(windows: tuple[int, int, int]) -> None:
     with pytest.raises(AssertionError):
         RoundPlan(1, 1, *windows)
-
-
-@pytest.mark.parametrize(
-    ("windows", "longest"), [((10, 20, 100), 30), ((10, 20, 25), 25), ((10, 20, 30), 30)]
-)
-def test_the_longest_round_is_bounded_by_its_windows(
-    windows: tuple[int, int, int], longest: int
-) -> None:
-    assert RoundPlan(2, 1, *windows).longest_ms == longest
