@@ -20,6 +20,8 @@ from fl_cluster.config.problems import SettingProblem
 from fl_cluster.errors import ConfigError
 
 INDENT = 2
+MOST_GROWTH = 4
+"""How many times as long as the file its indented form may be, to be worth reading."""
 MASKED = "********"
 ADDRESS = "distributed_cache.address"
 
@@ -56,9 +58,11 @@ def restore_sections(document: Document) -> SettingProblem | None:
     message = (
         f"On line {line} the key '{name}' stands outside of its section '{moves[first]}': "
         f"the sections of this file have lost their indentation, "
-        f"yaml config file: {document.file}\n"
-        f"Properly indented it reads:\n\n{indented_text(document)}"
+        f"yaml config file: {document.file}"
     )
+    form = indented_text(document)
+    if len(form) <= MOST_GROWTH * len(document.text):
+        message += f"\nProperly indented it reads:\n\n{form}"
     return SettingProblem(first, message, file=document.file, origin=f"line {line}")
 
 

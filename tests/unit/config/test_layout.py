@@ -79,7 +79,7 @@ encrypt:
 
 def refusal(bench, text: str) -> str:
     """What is said about the lost indentation."""
-    (message,) = (each for each in bench.problems(bench.text, text) if "\n" in each)
+    (message,) = (each for each in bench.problems(bench.text, text) if "indentation" in each)
     return message
 
 
@@ -108,6 +108,14 @@ def test_the_form_that_is_shown_is_accepted(bench):
 
     assert settings.rounds.cohort_size == 2
     assert settings.warnings == ()
+
+
+def test_no_form_is_shown_that_is_many_times_as_long_as_the_file(bench):
+    """A name with dots is a path, and a long one as many sections, each further inside."""
+    message = refusal(bench, FLAT + "\n" + "." * 300 + ": 1\n")
+
+    assert message.startswith("On line 8 the key 'type' stands outside of its section")
+    assert "\n" not in message
 
 
 def test_the_problem_names_the_line(bench):
