@@ -111,8 +111,11 @@ def test_the_form_that_is_shown_is_accepted(bench):
 
 
 def test_no_form_is_shown_that_is_many_times_as_long_as_the_file(bench):
-    """A name with dots is a path, and a long one as many sections, each further inside."""
-    message = refusal(bench, FLAT + "\n" + "." * 300 + ": 1\n")
+    """A name with dots is a path, and a long one as many sections, each further inside.
+
+    Written afresh, that is, as a file with a password is.
+    """
+    message = refusal(bench, FLAT + "\npassword: abc\n" + "." * 300 + ": 1\n")
 
     assert message.startswith("On line 8 the key 'type' stands outside of its section")
     assert "\n" not in message
