@@ -67,7 +67,7 @@ fuzz: $(READY) ## each fuzzer for SECONDS (60), WORKERS at a time
 	ls fuzz/*.py | xargs -P $(WORKERS) -I{} $(BIN)/python {} --seconds $(or $(SECONDS),60)
 
 bench: $(READY) ## measure, and print the table of docs/performance.md
-	$(BIN)/python benches/kernels.py
+	$(BIN)/python benches/kernels.py $(filter --write-docs,$(BENCH))
 	$(BIN)/python benches/run.py $(BENCH)
 
 soak: $(READY) ## a server under hostile and heavy load, and what it takes
