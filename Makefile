@@ -76,6 +76,7 @@ soak: $(READY) ## a server under hostile and heavy load, and what it takes
 docs: $(READY) ## regenerate diagrams and tables; fails when they were out of date
 	$(BIN)/python tools/draw_rounds.py
 	$(BIN)/python tools/document_configuration.py
+	$(BIN)/python tools/document_combinations.py
 	$(BIN)/python tools/document_compatibility.py
 	$(BIN)/python tools/generate_messages.py
 	git diff --exit-code -- docs fl_cluster/wire

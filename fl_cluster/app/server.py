@@ -45,7 +45,6 @@ from fl_cluster.service.checkin import CheckInDesk
 from fl_cluster.service.clock import Clock
 from fl_cluster.service.collect import Collector
 from fl_cluster.service.deliveries import Deliveries
-from fl_cluster.service.exchange import patience_ms
 from fl_cluster.service.finish import Finisher, FinishRules
 from fl_cluster.service.job import StartingPoint, check_fit, open_job, rebuild_job
 from fl_cluster.service.link import Duties, LinkServer
@@ -279,13 +278,10 @@ class Server:
             self.access.gatekeeper,
             self.access.proofs,
         )
-        prefix, hold_ms = settings.device.url_prefix, settings.cluster.hold_ms
-        is_masked = settings.encrypt.kind in MASKED
-        devices = DevicePlane(
-            services,
-            BodyReader(limit, budget),
-            hold_ms=patience_ms(hold_ms, is_masked=is_masked),
-        )
+        prefix, is_masked = settings.device.url_prefix, settings.encrypt.kind in MASKED
+        cluster = settings.cluster
+        hold_ms = cluster.masked_hold_ms if is_masked else cluster.hold_ms
+        devices = DevicePlane(services, BodyReader(limit, budget), hold_ms=hold_ms)
         workers = WorkerPlane(view, RetrainingDesk(view, self._stores, hold_ms=hold_ms), devices)
         routes = devices.routes(prefix) | workers.routes(prefix)
         if is_masked:

@@ -101,7 +101,11 @@ _UPLOAD_PLAIN: Final = {Axis.UPLOAD: UploadCompression.NO_COMPRESS}
 ROWS: Final = (
     Row(
         {
-            Axis.ENCRYPT: (EncryptType.PW_ENCRYPT, EncryptType.SIGNDS),
+            Axis.ENCRYPT: (
+                EncryptType.PW_ENCRYPT,
+                EncryptType.STABLE_PW_ENCRYPT,
+                EncryptType.SIGNDS,
+            ),
             Axis.UPLOAD: _SPARSE,
         },
         Outcome.FORCED,
@@ -110,25 +114,25 @@ ROWS: Final = (
         _UPLOAD_PLAIN,
     ),
     Row(
-        {
-            Axis.ENCRYPT: (EncryptType.STABLE_PW_ENCRYPT, EncryptType.SECURE_AGGREGATION),
-            Axis.UPLOAD: _SPARSE,
-        },
+        {Axis.ENCRYPT: (EncryptType.SECURE_AGGREGATION,), Axis.UPLOAD: _SPARSE},
         Outcome.REFUSED,
         "masks cancel only if every bit of every masked value arrives",
         "NO_COMPRESS for uploads",
     ),
     Row(
         {Axis.ENCRYPT: (EncryptType.STABLE_PW_ENCRYPT,), Axis.MODE: _DEVICES},
-        Outcome.REFUSED,
-        "devices do not know it, and end their job when it is announced",
+        Outcome.WARNED,
+        "existing devices do not know it, and end their job when it is announced",
         "PW_ENCRYPT or SECURE_AGGREGATION",
     ),
     Row(
-        {
-            Axis.ENCRYPT: (EncryptType.PW_ENCRYPT, EncryptType.SECURE_AGGREGATION),
-            Axis.MODE: _SILOS,
-        },
+        {Axis.ENCRYPT: (EncryptType.PW_ENCRYPT,), Axis.MODE: _SILOS},
+        Outcome.WARNED,
+        "workers across silos do not exchange shares, and only devices that do can take part",
+        "STABLE_PW_ENCRYPT for workers",
+    ),
+    Row(
+        {Axis.ENCRYPT: (EncryptType.SECURE_AGGREGATION,), Axis.MODE: _SILOS},
         Outcome.REFUSED,
         "workers across silos do not exchange shares, so no round could be unmasked",
         "STABLE_PW_ENCRYPT",
@@ -144,17 +148,15 @@ ROWS: Final = (
     ),
     Row(
         {Axis.MODE: _SILOS, Axis.UPLOAD: _SPARSE},
-        Outcome.FORCED,
-        "workers across silos upload uncompressed",
-        "uploads are not compressed",
-        _UPLOAD_PLAIN,
+        Outcome.WARNED,
+        "workers across silos upload uncompressed; only devices that ask for it compress",
+        "NO_COMPRESS for uploads of workers",
     ),
     Row(
         {Axis.MODE: _SILOS, Axis.DOWNLOAD: _QUANT},
-        Outcome.FORCED,
-        "workers across silos download uncompressed",
-        "downloads are not compressed",
-        {Axis.DOWNLOAD: DownloadCompression.NO_COMPRESS},
+        Outcome.WARNED,
+        "workers across silos download uncompressed; only devices that ask for it get less",
+        "NO_COMPRESS for downloads of workers",
     ),
     Row(
         {
@@ -234,7 +236,7 @@ ROWS: Final = (
 def judge(chosen: Mapping[Axis, str]) -> Judgement:
     """What is to be done with a combination that names a value on every axis.
 
-    What a row forces is judged again, so that a changed setting is not refused for what it was.
+    What a row forces is judged again, so that a changed setting is not blamed for what it was.
     """
     settled, rows = dict(chosen), []
     for row in ROWS:

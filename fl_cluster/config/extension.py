@@ -46,12 +46,24 @@ CLUSTER = Block(
             INT,
             "hold_ms",
             (
-                "How long a request for a model that is not there yet is held open instead of "
-                "being refused, and up to 2 s more while that model is being made: saves polling. "
-                "0 turns it off. Devices of the original give up after 25 s. In a round of "
-                "PW_ENCRYPT, whose devices wait for each other, at least 20 s unless it is 0."
+                "Milliseconds for which a request for a model that is not there yet is held open "
+                "instead of being refused, and up to 2 s more while that model is being made: "
+                "saves polling. 0 turns it off. Masked rounds have masked_hold_ms."
             ),
             default=200,
+            rule=Between(0, 25_000),
+        ),
+        Key(
+            "masked_hold_ms",
+            INT,
+            "masked_hold_ms",
+            (
+                "The same in jobs of PW_ENCRYPT and STABLE_PW_ENCRYPT, for keys, shares and lists "
+                "too. An existing device that is refused comes back after ten seconds, and gives "
+                "a request up after three times its timeOut (90 s unless its owner chose "
+                "another): where all can wait, 20000 makes rounds of unequal devices faster."
+            ),
+            default=2_500,
             rule=Between(0, 25_000),
         ),
         Key(

@@ -155,6 +155,7 @@ class ClusterSettings:
     data_dir: str
     durability: Durability
     hold_ms: int
+    masked_hold_ms: int
     body_limit_mb: int
     """Largest request body; 0 stands for a limit made from the model's size."""
     bytes_in_flight_mb: int

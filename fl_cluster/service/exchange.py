@@ -20,15 +20,6 @@ from fl_cluster.service.view import JobView
 from fl_cluster.store.exchange_port import ExchangeStore
 from fl_cluster.store.ports import ClaimRequest, RoundStore, Snapshot
 
-MASKED_HOLD_MS = 20_000
-"""How long devices of a masked round are kept waiting for each other: existing ones that are
-sent away come back after ten seconds, and give up a connection after thirty."""
-
-
-def patience_ms(hold_ms: int, *, is_masked: bool) -> int:
-    """How long a read is held open in a job that holds them for `hold_ms`; 0 stays 0."""
-    return max(hold_ms, MASKED_HOLD_MS) if is_masked and hold_ms else hold_ms
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -47,7 +38,7 @@ class ExchangeDesk:
         self._view = view
         self._rounds = rounds
         self._store = store
-        self._hold_ms = patience_ms(hold_ms, is_masked=True)
+        self._hold_ms = hold_ms
         self.told = ToldSteps(rounds, store)
         """What devices have told."""
 

@@ -18,7 +18,7 @@ PW = (
     "encrypt.pw_encrypt.reconstruct_secrets_threshold=1",
     "round.start_fl_job_threshold=3",
     "round.update_model_ratio=0.6",
-    "cluster.hold_ms=0",
+    "cluster.masked_hold_ms=0",
 )
 NO_MESSAGE = b"\x05" * 64
 NO_TIME = {"timestamp": None}

@@ -366,7 +366,6 @@ def test_a_step_that_too_few_devices_take_ends_the_round_at_its_window(
 
 
 STABLE = (
-    "server_mode=CLOUD_TRAINING",
     "encrypt.encrypt_type=STABLE_PW_ENCRYPT",
     "encrypt.pw_encrypt.share_secrets_ratio=1.0",
     "encrypt.pw_encrypt.cipher_time_window=20000",
@@ -375,10 +374,12 @@ STABLE = (
 )
 
 
+@pytest.mark.parametrize("mode", ["CLOUD_TRAINING", "FEDERATED_LEARNING"])
 def test_masks_of_workers_across_silos_cancel_once_all_have_reported(
-    started: Callable[..., Cluster],
+    started: Callable[..., Cluster], mode: str
 ) -> None:
-    silos = started(2, *STABLE, "round.update_model_time_window=2000", weights=LONG)
+    own = (f"server_mode={mode}", "round.update_model_time_window=2000")
+    silos = started(2, *STABLE, *own, weights=LONG)
     base = silos.model(0).tensors
     cohort = Cohort(silos, restart=False, is_alone=True)
     for number, answer in cohort.every("startFLJob", lambda d: d.check_in(), range(4)).items():
@@ -398,6 +399,18 @@ def test_masks_of_workers_across_silos_cancel_once_all_have_reported(
     assert silos.metrics()[-1]["iterationResult"] == "fail"
     for path in ("shareSecrets", "getSecrets", "getClientList", "reconstructSecrets"):
         assert silos.post(path, b"x").status == "HTTP/1.1 404 Not Found"
+
+
+def test_devices_that_share_secrets_take_part_in_a_job_of_silos_too(
+    started: Callable[..., Cluster],
+) -> None:
+    silos = started(2, *PW, "server_mode=CLOUD_TRAINING", weights=LONG)
+    cohort = Cohort(silos)
+    cohort.run_to("updateModel", range(3))
+    cohort.hear_list(range(3))
+    cohort.reveal(range(3))
+
+    assert_mean(silos, cohort, range(3))
 
 
 def kill_server(cluster: Cluster, number: int) -> None:

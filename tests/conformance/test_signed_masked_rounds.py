@@ -91,7 +91,7 @@ def masked(
         "encrypt.pw_encrypt.reconstruct_secrets_threshold=2",
         "round.start_fl_job_threshold=4",
         "round.update_model_ratio=0.75",
-        "cluster.hold_ms=0",
+        "cluster.masked_hold_ms=0",
         "client_verify.pki_verify=true",
         f"client_verify.root_first_ca_path={root}",
         f"client_verify.root_second_ca_path={root}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from blackbox.cluster import INITIAL, Cluster, report
+from blackbox.cluster import INITIAL, Cluster, check_in, report
 from blackbox.wire import features, pack, read, table
 
 NOT_DONE = "The aggregation for the weights is not done yet."
@@ -105,3 +106,24 @@ def test_the_answers_are_the_bytes_of_a_table_of_their_kind(cluster: Cluster) ->
 
     assert reply.names == ["Date", "Content-Length", "Content-Type"]
     assert read("ResponsePushMetrics", reply.body).retcode == 400
+
+
+def test_whoever_asks_a_job_of_silos_for_compression_gets_it(
+    started: Callable[..., Cluster],
+) -> None:
+    """All tensors in 8 bits, although workers, who do not ask, are handed none at the check-in."""
+    silos = started(
+        1,
+        "server_mode=CLOUD_TRAINING",
+        "compression.upload_compress_type=DIFF_SPARSE_QUANT",
+        "compression.download_compress_type=QUANT",
+    )
+
+    worker = silos.say("startFLJob", check_in("worker"))
+    device = silos.say("startFLJob", check_in("device", download_compress_types=[0, 2]))
+
+    assert (worker.download_compress_type, worker.upload_compress_type) == (0, 1)
+    assert (worker.tensors, worker.compress_feature_map) == ({}, [])
+    assert (device.download_compress_type, device.upload_compress_type) == (2, 1)
+    assert device.tensors == {}
+    assert [each.weight_fullname for each in device.compress_feature_map] == sorted(INITIAL)

@@ -200,6 +200,7 @@ OUT_OF_RANGE = [
     ("client.client_learning_rate", 0.0, "value is expected >0.000000, but got 0.000000"),
     ("client.connection_num", 0, "value is expected >=1, but got 0"),
     ("cluster.hold_ms", 25001, "value is expected to be range of [0,25000], but got 25001"),
+    ("cluster.masked_hold_ms", -1, "value is expected to be range of [0,25000], but got -1"),
     ("cluster.redis_pool", 1, "value is expected to be range of [2,1024], but got 1"),
 ]
 
@@ -224,6 +225,7 @@ EDGES = [
     ("client.client_epoch_num", [1, 2**63 - 1]),
     ("client.client_learning_rate", [1e-10, 5]),
     ("cluster.hold_ms", [0, 25000]),
+    ("cluster.masked_hold_ms", [0, 25000]),
     ("cluster.lease_ms", [1000, 600000]),
 ]
 
@@ -345,6 +347,7 @@ def test_the_defaults_of_the_new_section_are_these(bench):
     assert cluster.data_dir == "./fl_data"
     assert cluster.durability == "durable"
     assert cluster.hold_ms == 200
+    assert cluster.masked_hold_ms == 2_500
     assert cluster.body_limit_mb == 0
     assert cluster.bytes_in_flight_mb == 0
     assert cluster.lease_ms == 10_000

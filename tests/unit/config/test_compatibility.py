@@ -79,7 +79,7 @@ def test_a_difference_is_told_for_the_values_it_concerns(judged, key, same, othe
 
 
 def test_what_devices_of_the_sdk_refuse_by_default_is_told(judged):
-    key = "encrypt.secure_aggregation.dropout_ratio"
+    key = "encrypt.secure_aggregation.corrupt_ratio"
     secure = {"encrypt.encrypt_type": "SECURE_AGGREGATION", "round.start_fl_job_threshold": 4}
 
     found = finding(judged({**secure, key: 0.01}), key)

@@ -12,7 +12,7 @@ from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import Reason
 from fl_cluster.rounds.plan import ExchangePlan
-from fl_cluster.service.exchange import MASKED_HOLD_MS, ExchangeDesk, patience_ms
+from fl_cluster.service.exchange import ExchangeDesk
 from fl_cluster.service.told import ToldSteps, kept, messages_of
 from fl_cluster.wire.messages import ClientShare, RequestExchangeKeys, RequestShareSecrets
 
@@ -35,13 +35,6 @@ async def masked(world):
     await world.admit("d1", "d2")
     await member.view.refresh()
     return member
-
-
-def test_devices_wait_long_for_each_other_unless_nobody_is_to_wait() -> None:
-    assert patience_ms(200, is_masked=True) == MASKED_HOLD_MS
-    assert patience_ms(25_000, is_masked=True) == 25_000
-    assert patience_ms(0, is_masked=True) == 0
-    assert patience_ms(200, is_masked=False) == 200
 
 
 async def test_a_step_is_taken_once(masked, world):
