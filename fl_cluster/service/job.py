@@ -13,6 +13,7 @@ from fl_cluster.config.shared import MUST_BE_EQUAL, SharedParameters
 from fl_cluster.errors import StartupError
 from fl_cluster.rounds.phases import Reason, RoundRef
 from fl_cluster.service.methods import plan_of, rule_of, why_impossible
+from fl_cluster.service.spending import Terms
 from fl_cluster.service.view import Stores
 from fl_cluster.store.ports import JobRecord, ModelRecord
 
@@ -47,6 +48,8 @@ async def open_job(
     given, start = start, replace(start, model=rule_of(parameters).completed(start.model))
     if (why := why_impossible(parameters)) is not None:
         raise StartupError(f"No round of this job could end well: {why}")
+    if (why := _why_too_noisy(parameters, start.model)) is not None:
+        raise StartupError(f"No round of this job could end well: {why}")
     record = JobRecord(
         instance, parameters.rounds_total, parameters.text, start.model.layout.to_json()
     )
@@ -61,6 +64,23 @@ async def open_job(
         local = rule_of(shared).completed(given.model)
         _check_layout(local.layout, Layout.from_json(found.layout))
     return found
+
+
+def _why_too_noisy(parameters: SharedParameters, model: Model) -> str | None:
+    """Why the sums of the first round could not hold the noise of servers; None when they can.
+
+    A round is paid for before its noise is added, so one that fails over it is paid for too.
+    """
+    terms = Terms.of(parameters.protection)
+    if terms is None or terms.noise is None:
+        return None
+    cohort = plan_of(parameters).cohort_size
+    if all(map(terms.noise.fits, exponents(model, cohort, rule_of(parameters)))):
+        return None
+    return (
+        f"noise of deviation {terms.noise.sigma:g} (clip_norm times noise_multiplier) is larger"
+        " than any sum of this model's weights could be"
+    )
 
 
 async def check_fit(stores: Stores, parameters: SharedParameters) -> None:

@@ -102,6 +102,21 @@ async def test_a_job_of_which_no_round_could_end_well_is_not_opened(empty):
     assert await stores.jobs.job() is None
 
 
+async def test_a_job_whose_sums_could_not_hold_the_noise_is_not_opened(empty):
+    """Its rounds would be paid for, and come to nothing."""
+    stores, _, _ = empty.stores()
+
+    def noisy(clip_norm: float):
+        noise = {"privacy.noise": "central", "privacy.clip_norm": clip_norm}
+        return parameters(cluster=noise)
+
+    with pytest.raises(StartupError, match=r"noise of deviation 1e\+30 .* is larger than any sum"):
+        await open_job(stores, noisy(1e30), starting_point(), "run-1")
+
+    assert await stores.jobs.job() is None
+    await open_job(stores, noisy(1.0), starting_point(), "run-1")
+
+
 async def test_the_first_member_creates_the_job(empty):
     stores, _, _ = empty.stores()
     start = starting_point()
