@@ -130,6 +130,38 @@ async def slow_bodies(attacker: Attacker) -> None:
     await attacker.many(200, one)
 
 
+async def drips(attacker: Attacker) -> None:
+    """40 uploads of which the first 64 KiB come, and then five bytes a second."""
+
+    async def one() -> None:
+        wire = await attacker.connect()
+        if wire is None:
+            return
+        attacker.facts["opened"] += 1
+        listening = asyncio.create_task(attacker.until_closed(wire))
+        wire[1].write(HEAD.format(length=attacker.size).encode() + bytes(66_000))
+        while not listening.done() and not wire[1].is_closing():
+            wire[1].write(b"x")
+            await asyncio.sleep(0.2)
+        await listening
+
+    await attacker.many(40, one)
+
+
+async def short_starts(attacker: Attacker) -> None:
+    """9,000 uploads of which 65,000 bytes come, and then nothing."""
+
+    async def one() -> None:
+        wire = await attacker.connect()
+        if wire is None:
+            return
+        attacker.facts["opened"] += 1
+        wire[1].write(HEAD.format(length=attacker.size).encode() + bytes(65_000))
+        await attacker.until_closed(wire)
+
+    await attacker.many(9_000, one)
+
+
 async def slow_readers(attacker: Attacker) -> None:
     """500 connections that ask for the model and do not take it."""
     question = b"".join(bytes(part) for part in Device({}).get_model.request(0).parts)
@@ -236,6 +268,8 @@ ATTACKS: tuple[Attack, ...] = (
     idle,
     slow_heads,
     slow_bodies,
+    drips,
+    short_starts,
     slow_readers,
     lying_lengths,
     gzip_bombs,

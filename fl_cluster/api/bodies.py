@@ -6,7 +6,7 @@ socket buffer, so a large body is not read before its share of the budget is fre
 stays bounded however many devices send at once.
 
 Shares go to whoever uses them: nobody gets one before its first bytes have come, and one that
-stops sending while others wait loses it.
+stops sending, or dawdles, while others wait loses it (`body_pace`).
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 from aiohttp import StreamReader, web
+
+from fl_cluster.api.body_pace import START_BYTES, Paces, Reading
 
 SLOWEST_BYTES_PER_S = 16 * 1024
 """A body that comes more slowly, after some grace, is given up: it holds budget of others."""
 
 GRACE_S = 30.0
 
-START_BYTES = 64 * 1024
-"""A body that is longer waits for its share; one that is not is there before it could wait."""
+LOOK_S = 0.125
+"""How often somebody looks who keeps others waiting, while anybody waits."""
 
-STALLED_S = 2.0
-LEAST_STALLED_S = 0.25
-CROWD = 16
-"""A body of which nothing more comes for so long is given up when others wait for its share:
-the sooner, the more wait, down to the least at some hundred."""
+HELD_UP_S = 1.0
+"""A look that comes so late came to a process that was stopped: nobody could progress."""
 
 MOST_WAITING = 256
 """Bodies that wait for a share at a time; each holds what sockets are read in, up to 320 KB."""
@@ -48,7 +46,7 @@ class TooLarge(Exception):
 
 
 class TooBusy(Exception):
-    """No budget became free in time."""
+    """No budget became free in time, or the body was too slow to keep others waiting for it."""
 
 
 class Truncated(Exception):
@@ -178,14 +176,6 @@ def _nothing() -> None:
     """What a body that was let go lets go of."""
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
-    """A body that is being read, and holds a share."""
-
-    limit: asyncio.Timeout
-    progressed_at: float
-
-
 class BodyReader:
     """Reads bodies of at most `limit` bytes each, within a budget for all of them."""
 
@@ -194,9 +184,12 @@ class BodyReader:
         self._budget = budget
         self._pool = BufferPool(budget.total)
         self._timeout_s = timeout_s
-        self._readings: set[_Reading] = set()
-        self._waiting = 0
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._paces = Paces()
+        self._limits: dict[Reading, asyncio.Timeout] = {}
+        """What ends the reading of each body that is on its way."""
+        self._turned_away: set[Reading] = set()
+        self._looks_at: float | None = None
+        """When somebody looks next who keeps others waiting."""
 
     async def read(self, request: web.BaseRequest) -> Body:
         """The whole body, empty when there is none; whoever gets it has to let it go.
@@ -208,61 +201,110 @@ class BodyReader:
             raise TooLarge(self.limit)
         if not request.body_exists:
             return Body(b"", _nothing)
-        allowed_s = GRACE_S + (length or self.limit) / SLOWEST_BYTES_PER_S
+        start = await self._first_chunk(request.content)
+        if request.content.at_eof():
+            return self._whole(start, length)
+        return await self._rest(request.content, start, length)
+
+    async def _first_chunk(self, content: StreamReader) -> bytes:
         try:
-            async with asyncio.timeout(allowed_s) as limit:
-                start = await _first_bytes(request.content, self.limit)
-                if len(start) > self.limit:
-                    raise TooLarge(self.limit)
-                if request.content.at_eof():
-                    return self._whole(start, length)
-                return await self._rest(request.content, start, length, limit)
+            async with asyncio.timeout(GRACE_S):
+                start = await content.readany()
         except TimeoutError as exc:
             raise Truncated from exc
+        if len(start) > self.limit:
+            raise TooLarge(self.limit)
+        return start
 
     def _whole(self, body: bytes, length: int | None) -> Body:
         if length is not None and len(body) != length:
             raise Truncated
         return Body(body, self._budget.count(len(body)))
 
-    async def _rest(
-        self, content: StreamReader, start: bytes, length: int | None, limit: asyncio.Timeout
+    async def _rest(self, content: StreamReader, first: bytes, length: int | None) -> Body:
+        """The body of which `first` has come."""
+        reading = Reading(length or self.limit, asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(GRACE_S + reading.length / SLOWEST_BYTES_PER_S) as limit:
+                self._limits[reading] = limit
+                start = await self._start(content, first, reading)
+                if content.at_eof():
+                    return self._whole(start, length)
+                return await self._long(content, start, length, reading)
+        except TimeoutError as exc:
+            if reading in self._turned_away:
+                raise TooBusy from exc
+            raise Truncated from exc
+        finally:
+            del self._limits[reading]
+            self._turned_away.discard(reading)
+
+    async def _start(self, content: StreamReader, first: bytes, reading: Reading) -> bytes:
+        """The beginning of a body, as far as it is needed for a share, or all of it."""
+        if len(first) >= min(START_BYTES, self.limit + 1):
+            reading.received = len(first)
+            return first
+        start = bytearray()
+        self._paces.start(reading)
+        try:
+            chunk = first
+            while True:
+                start += chunk
+                if not self._paces.start_on(reading, len(chunk)):
+                    raise TooBusy
+                if len(start) >= min(START_BYTES, self.limit + 1) or content.at_eof():
+                    break
+                self._look_out()
+                chunk = await content.readany()
+        finally:
+            self._paces.start_no_more(reading)
+        if len(start) > self.limit:
+            raise TooLarge(self.limit)
+        return bytes(start)
+
+    async def _long(
+        self, content: StreamReader, start: bytes, length: int | None, reading: Reading
     ) -> Body:
-        give_back = await self._share(length or self.limit)
-        reading = _Reading(limit, asyncio.get_running_loop().time())
-        self._readings.add(reading)
+        clock, paces = asyncio.get_running_loop().time, self._paces
+        paces.wait(reading, clock())
+        self._look_out()
+        try:
+            give_back = await self._budget.take(length or self.limit, self._timeout_s)
+        finally:
+            paces.wait_no_more(reading)
+        paces.hold(reading, clock())
         try:
             chunks = _watched(content, reading)
             if length is None:
-                return Body(await self._gather_chunked(chunks, start), give_back)
-            return await self._gather(chunks, start, length, give_back)
+                body = Body(await self._gather_chunked(chunks, start), give_back)
+            else:
+                body = await self._gather(chunks, start, length, give_back)
         except BaseException:
             give_back()
             raise
         finally:
-            self._readings.discard(reading)
+            paces.hold_no_more(reading)
+        paces.complete(reading, clock())
+        return body
 
-    async def _share(self, size: int) -> Callable[[], None]:
-        self._waiting += 1
-        if self._sweeper is None:
-            self._sweep()
-        try:
-            return await self._budget.take(size, self._timeout_s)
-        finally:
-            self._waiting -= 1
+    def _look_out(self) -> None:
+        """See to it that nobody keeps others waiting, for as long as anybody waits."""
+        if self._looks_at is None and self._paces.is_crowded:
+            loop = asyncio.get_running_loop()
+            self._looks_at = loop.time() + LOOK_S
+            loop.call_at(self._looks_at, self._look)
 
-    def _sweep(self) -> None:
-        """Give up what has stalled, for as long as anybody waits."""
-        loop = asyncio.get_running_loop()
-        self._sweeper = None
-        if not self._waiting:
-            return
-        now = loop.time()
-        allowed_s = max(LEAST_STALLED_S, STALLED_S / (1 + self._waiting / CROWD))
-        for reading in self._readings:
-            if now - reading.progressed_at > allowed_s:
-                reading.limit.reschedule(now)
-        self._sweeper = loop.call_later(LEAST_STALLED_S / 2, self._sweep)
+    def _look(self) -> None:
+        due, now = self._looks_at, asyncio.get_running_loop().time()
+        self._looks_at = None
+        if due is not None and now - due > HELD_UP_S:
+            self._paces.resume(now)
+        for reading in [*self._paces.dawdling(now), *self._paces.surplus(now)]:
+            limit = self._limits[reading]
+            if not limit.expired():
+                self._turned_away.add(reading)
+                limit.reschedule(now)
+        self._look_out()
 
     async def _gather(
         self,
@@ -303,16 +345,7 @@ class BodyReader:
         return bytes(body)
 
 
-async def _first_bytes(content: StreamReader, limit: int) -> bytes:
-    """The beginning of a body, or all of it; one chunk is not copied."""
-    start = await content.readany()
-    while len(start) < min(START_BYTES, limit + 1) and not content.at_eof():
-        start += await content.readany()
-    return start
-
-
-async def _watched(content: StreamReader, reading: _Reading) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
+async def _watched(content: StreamReader, reading: Reading) -> AsyncIterator[bytes]:
     async for chunk in content.iter_any():
-        reading.progressed_at = loop.time()
+        reading.received += len(chunk)
         yield chunk

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fl_cluster.api import bodies, plain_http
+from fl_cluster.api import bodies, body_pace, plain_http
 from fl_cluster.api.bodies import (
     POOLED_BYTES,
-    START_BYTES,
     Body,
     BodyReader,
     BufferPool,
@@ -23,6 +22,7 @@ from fl_cluster.api.bodies import (
     TooLarge,
     Truncated,
 )
+from fl_cluster.api.body_pace import START_BYTES
 
 # -- the budget --------------------------------------------------------------------------
 
@@ -414,8 +414,7 @@ async def test_when_too_many_wait_the_next_one_is_told_at_once() -> None:
 async def test_a_body_that_stalls_loses_its_share_to_one_that_comes(
     monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
-    monkeypatch.setattr(bodies, "STALLED_S", 0.05)
-    monkeypatch.setattr(bodies, "LEAST_STALLED_S", 0.02)
+    monkeypatch.setattr(body_pace, "PATIENCE_S", 0.05)
     budget = ByteBudget(LONG)
     reader = BodyReader(LONG, budget, timeout_s=10)
     async with reading(reader) as desk, desk.peer() as stalled, desk.peer() as peer:
@@ -425,13 +424,55 @@ async def test_a_body_that_stalls_loses_its_share_to_one_that_comes(
 
         assert await desk.outcome(2) == bytes(LONG)
 
-    assert isinstance(desk.outcomes[0], Truncated)
+    assert isinstance(desk.outcomes[0], TooBusy)
+
+
+async def test_a_body_that_comes_in_drops_loses_its_share_to_one_that_comes(until: Any) -> None:
+    """It never stops, and would hold the only share for minutes."""
+    budget = ByteBudget(LONG)
+    reader = BodyReader(LONG, budget, timeout_s=10)
+    async with reading(reader) as desk, desk.peer() as slow, desk.peer() as peer:
+        slow.write(head(LONG) + PART)
+        await until(lambda: budget.used)
+        peer.write(head(LONG) + bytes(LONG))
+
+        async def drip() -> None:
+            while not desk.outcomes:
+                slow.write(b"x")
+                await asyncio.sleep(0.01)
+
+        await drip()
+        assert await desk.outcome(2) == bytes(LONG)
+
+    assert isinstance(desk.outcomes[0], TooBusy)
+    assert budget.used == LONG
+
+
+async def test_bodies_that_never_get_as_far_as_a_share_hold_only_so_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_pace, "ENOUGH_STARTED_BYTES", 3 * 1_000)
+    monkeypatch.setattr(body_pace, "YOUNG_S", 0.05)
+    reader = BodyReader(LONG, ByteBudget(5 * LONG))
+    async with contextlib.AsyncExitStack() as stack:
+        desk = await stack.enter_async_context(reading(reader))
+        peers = [await stack.enter_async_context(desk.peer()) for _ in range(5)]
+        for peer in peers:
+            peer.write(head(LONG) + bytes(1_000))
+
+        await desk.outcome(2)
+
+        assert [type(each) for each in desk.outcomes] == [TooBusy] * 2
+        for peer in peers:
+            peer.write(bytes(LONG - 1_000))
+        await desk.outcome(5)
+    assert desk.outcomes[2:] == [bytes(LONG)] * 3
 
 
 async def test_a_body_that_stalls_while_nobody_waits_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
-    monkeypatch.setattr(bodies, "STALLED_S", 0.01)
+    monkeypatch.setattr(body_pace, "PATIENCE_S", 0.01)
     budget = ByteBudget(2 * LONG)
     async with reading(BodyReader(LONG, budget)) as desk, desk.peer() as slow:
         slow.write(head(LONG) + PART)
