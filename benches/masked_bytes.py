@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.ring import packing
-from fl_cluster.privacy.ring.server import Roster
+from fl_cluster.privacy.ring.server import ReportTags, Roster
 from fl_cluster.privacy.shamir import ANNOUNCED_PRIME
 from fl_cluster.sdk.exchange import Dialogue, Exchange
 from fl_cluster.sdk.masking import MaskedRound, MaskTerms
@@ -58,10 +58,11 @@ class Traffic:
         self.down += len(packed.encode(answer))
         dialogue.take(answer)
 
-    def report(self, exchange: Exchange, weights: Weights) -> None:
-        """The masked update."""
+    def report(self, exchange: Exchange, weights: Weights) -> Mapping[str, Any]:
+        """The masked update, and what it holds."""
         fields = exchange.fields(weights, 32)
         self.up += len(packed.encode(RequestUpdateModel(fl_id="device", timestamp="0", **fields)))
+        return fields
 
 
 def pairs(weights: Weights, count: int) -> Traffic:
@@ -107,20 +108,24 @@ def ring(weights: Weights, count: int) -> Traffic:
         meters[name].step(device.preparation, packing.pack_roster(roster.view(name)))
         index, shared = roster.index(name), _said(device, RequestSecureShare)
         sharings[index] = packing.unpack_sharing(shared, roster.leaves.graph[index])
-    confirmations = {}
+    sent, confirmations = {}, {}
     for name, device in devices.items():
-        meter, index = meters[name], roster.index(name)
-        meter.step(device.preparation, taken)
+        meters[name].step(device.preparation, taken)
         delivery = packing.pack_delivery(roster.deliver(name, sharings), count)
-        meter.step(device.preparation, delivery)
-        meter.step(device.revelation, packing.pack_survivors(everybody, count))
-        confirmed = packed.decode(RequestSecureConfirm, device.revelation.question().body)
-        confirmations[index] = packing.unpack_confirmation(confirmed, roster.leaves.graph[index])
+        meters[name].step(device.preparation, delivery)
+        reported = meters[name].report(device, weights)
+        sent[roster.index(name)] = reported["masked_tags"].tobytes()
+    tags = ReportTags(roster, everybody, sent)
+    for name, device in devices.items():
+        index = roster.index(name)
+        survivors = packing.pack_survivors(roster.survivors(name, everybody, tags), count)
+        meters[name].step(device.revelation, survivors)
+        said = packed.decode(RequestSecureConfirm, device.revelation.question().body)
+        confirmations[index] = packing.unpack_confirmation(said, roster.leaves.graph[index])
     first = devices[names[0]]
-    traffic.report(first, weights)
     traffic.step(first.revelation, taken)
-    tags = roster.tags_for(names[0], confirmations)
-    traffic.step(first.revelation, packing.pack_tags(tags, count))
+    confirmed = roster.tags_for(names[0], confirmations)
+    traffic.step(first.revelation, packing.pack_tags(confirmed, count))
     traffic.step(first.revelation, taken)
     return traffic
 

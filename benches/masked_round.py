@@ -18,14 +18,22 @@ import numpy as np
 
 from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.key_agreement import new_key_pair, shared_secret
+from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.degrees import Assumptions
 from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import Delivery, Offer, Reveal, RingRound
-from fl_cluster.privacy.ring.secrets import derive, seal
-from fl_cluster.privacy.ring.server import Roster, Unmasking
+from fl_cluster.privacy.ring.secrets import (
+    LEAF_BYTES,
+    SEALED_BYTES,
+    SHARE_BYTES,
+    TAG_BYTES,
+    derive,
+    seal,
+)
+from fl_cluster.privacy.ring.server import ReportTags, Roster, Unmasking
 
-NEVER = 10_000
-SHARE_BYTES = 33
+FULL = Assumptions(dropout=0.9)
+"""With it no graph with fewer edges is complete, in a cohort of any size."""
 
 
 @dataclass
@@ -54,18 +62,25 @@ def play(ring: RingRound, count: int, gone: int) -> None:
     staying = [name for name in members if name not in left]
     terms = np.random.default_rng(1).integers(-(2**40), 2**40, ring.element_count)
     masked = np.zeros(ring.element_count, np.int64)
+    sent = {}
     for name in staying:
         delivery = roster.deliver(name, sharings)
         since = time.process_time()
-        masked += members[name].report(delivery, terms)
+        report = members[name].report(delivery, terms)
         devices.add("report", since)
+        masked += report.terms
+        sent[roster.index(name)] = packing.pack_report_tags(report.tags).tobytes()
     counted = frozenset(map(roster.index, staying))
     since = time.process_time()
-    confirmations = {roster.index(name): members[name].confirm(counted) for name in staying}
+    tags = ReportTags(roster, frozenset(sharings), sent)
+    survivors = {name: roster.survivors(name, counted, tags) for name in staying}
+    server.add("survivors", since)
+    since = time.process_time()
+    confirmations = {roster.index(n): members[n].confirm(survivors[n]) for n in staying}
     reveals: dict[int, Reveal] = {}
     for name in staying:
-        tags = roster.tags_for(name, confirmations)
-        reveals[roster.index(name)] = members[name].reveal(tags)
+        confirmed = roster.tags_for(name, confirmations)
+        reveals[roster.index(name)] = members[name].reveal(confirmed)
     devices.add("confirm and reveal", since)
     since = time.process_time()
     commitments = {index: sharing.commitment for index, sharing in sharings.items()}
@@ -73,7 +88,7 @@ def play(ring: RingRound, count: int, gone: int) -> None:
     server.add("unmask", since)
     if masked.tobytes() != (len(staying) * terms).tobytes():
         raise SystemExit("the unmasked sum is not the plain sum")
-    report(roster, devices, server, count)
+    tell(roster, devices, server, count)
 
 
 def play_alone(ring: RingRound, count: int) -> None:
@@ -101,19 +116,18 @@ def play_alone(ring: RingRound, count: int) -> None:
     device.report(delivery, terms)
     meter.add("report", since)
     assert len(sharing.sealed) == len(sealed)
-    report(roster, Meter({k: v * count for k, v in meter.seconds.items()}), Meter(), count)
+    tell(roster, Meter({k: v * count for k, v in meter.seconds.items()}), Meter(), count)
 
 
-def report(roster: Roster, devices: Meter, server: Meter, count: int) -> None:
+def tell(roster: Roster, devices: Meter, server: Meter, count: int) -> None:
     degree = roster.leaves.degree
     print(f"{count} devices, {degree.neighbours} neighbours, {degree.needed} needed")
     for step, seconds in devices.seconds.items():
         print(f"  device: {step:<20} {1e3 * seconds / count:>10.2f} ms")
     for step, seconds in server.seconds.items():
         print(f"  server: {step:<20} {1e3 * seconds:>10.0f} ms")
-    sealed = 12 + 2 * SHARE_BYTES + 16  # nonce, two shares, tag
-    up = 64 + degree.neighbours * (sealed + 16 + SHARE_BYTES) + 32
-    down = 32 * count + degree.neighbours * (64 + sealed + 16) + count // 4
+    up = 64 + degree.neighbours * (SEALED_BYTES + 2 * TAG_BYTES + SHARE_BYTES) + 32
+    down = LEAF_BYTES * count + degree.neighbours * (64 + SEALED_BYTES + 2 * TAG_BYTES) + count // 4
     print(f"  bytes beside the terms: {up:,} up, {down:,} down")
     print(f"  masked terms: {8 * roster.leaves.ring.element_count:,} up")
 
@@ -126,7 +140,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="no graph: everybody with everybody")
     parser.add_argument("--alone", action="store_true", help="measure what one device does")
     options = parser.parse_args()
-    bounds = Assumptions(safety_bits=NEVER) if options.full else Assumptions()
+    bounds = FULL if options.full else Assumptions()
     ring = RingRound("bench", 1, 1, options.elements, 3, bounds)
     if options.alone:
         play_alone(ring, options.devices)

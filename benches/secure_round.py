@@ -152,17 +152,22 @@ class Party:
             (tensor,) = secure.tensors
             bound = term_bound(secure.cohort_size)
             terms = terms_of([self._weights], [tensor.exponent], DATA_SIZE, bound)
-            masked = packing.pack_terms(self._devices[name].report(delivery, terms))
-        number = self._place.number
-        update = messages.RequestUpdateModel(fl_id=name, iteration=number, masked_terms=masked)
+            report = self._devices[name].report(delivery, terms)
+        update = messages.RequestUpdateModel(
+            fl_id=name,
+            iteration=self._place.number,
+            masked_terms=packing.pack_terms(report.terms),
+            masked_tags=packing.pack_report_tags(report.tags),
+        )
         return await self.ask("updateModel", update, messages.ResponseUpdateModel)
 
     async def _confirm(self, name: str) -> Any:
         cls: type[Any] = messages.ResponseSecureSurvivors
         answer = await self.ask("secure/survivors", self._read(name), cls)
         with self.meter.computing("confirm"):
-            size = len(self.views[name].leaves)
-            confirmation = self._devices[name].confirm(packing.unpack_survivors(answer, size))
+            view = self.views[name]
+            survivors = packing.unpack_survivors(answer, len(view.leaves), view.offers)
+            confirmation = self._devices[name].confirm(survivors)
         message = packing.pack_confirmation(self._place, confirmation)
         return await self.ask("secure/confirm", message, STEP)
 

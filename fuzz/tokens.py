@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 
 from engine.campaign import main
 from engine.target import ROOT, Broken, Target
+from multidict import CIMultiDict
 
 from fl_cluster.errors import CallerProtocolError
 from fl_cluster.sdk.join_line import SCHEME, JoinLine, parse_join_line
@@ -106,7 +107,10 @@ def check_join_line(text: str) -> None:
 
 def check_proxies(text: str) -> None:
     sent, _, protocol = text.partition("\n")
-    headers = {"X-Forwarded-For": sent, "X-Forwarded-Proto": protocol}
+    headers = CIMultiDict[str]()
+    for name, said in (("X-Forwarded-For", sent), ("X-Forwarded-Proto", protocol)):
+        for line in said.split(";"):
+            headers.add(name, line)
     origin = PROXIES.origin("127.0.0.1", is_tls=False, headers=headers)
     ipaddress.ip_address(origin.address)
     if PROXIES.origin("192.0.2.1", is_tls=False, headers=headers).address != "192.0.2.1":
@@ -133,7 +137,13 @@ def seeds() -> Iterator[bytes]:
     yield HEADER + f"Bearer {TOKEN}".encode()
     yield JOIN_LINE + LINE.text().encode()
     yield JOIN_LINE + f"{SCHEME}h:1/?job=a&prefix=/x&http=1&tls=0".encode()
-    for text in ("10.1.2.3, 192.0.2.9:80\nhttps", "[::1]:80, ::ffff:10.0.0.1%eth0\nhttp,https"):
+    for said in ("SECURE_AGGREGATION", "DP_ENCRYPT,epsilon=1,delta=1e-05"):
+        yield JOIN_LINE + f"{SCHEME}h:1/?job=a&protection={said}&token={TOKEN}".encode()
+    for text in (
+        "10.1.2.3, 192.0.2.9:80\nhttps",
+        "[::1]:80, ::ffff:10.0.0.1%eth0\nhttp,https",
+        "192.0.2.9;10.0.0.1\nhttps;http",
+    ):
         yield FORWARDED + text.encode()
 
 

@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--patience", type=float, default=300.0, help="seconds to bear with silent servers (300)"
     )
+    made.add_argument(
+        "--protection",
+        metavar="KIND",
+        help="refuse servers that announce less, such as SECURE_AGGREGATION (take what they say)",
+    )
     return made
 
 
@@ -56,6 +61,7 @@ async def take_part(options: argparse.Namespace) -> list[JobResult]:
                 eval_data_size=len(shards[index]),
                 patience_s=options.patience,
                 session=session,
+                protection=options.protection,
             )
             for index in chosen
         ]

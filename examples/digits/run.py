@@ -49,6 +49,14 @@ MODES = {
 }
 """How updates are protected or made smaller, and the settings for it."""
 
+REQUIRED = {
+    "dp": "DP_ENCRYPT,epsilon=50,delta=0.01",
+    "signds": "SIGNDS,epsilon=100",
+    "pw": "PW_ENCRYPT",
+    "secure": "SECURE_AGGREGATION",
+}
+"""What devices insist on in these modes: what hides an update is not left to the servers."""
+
 
 def leave(number: int, _: object) -> None:
     """End at once; before anything was started there is nothing to tidy up."""
@@ -140,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             has_tokens=options.tokens,
             certs=options.certs,
             settings=settings_of(options.mode, options.devices),
+            protection=REQUIRED.get(options.mode),
         )
     )
 

@@ -9,8 +9,8 @@ The order of checks is part of the protocol, as in `api.device`.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -74,6 +74,8 @@ class Route:
     look_back: LookBack | None = None
     """What a counted device is told of the round before this one."""
     signature: str = "signature"
+    refused: Mapping[str, Any] = field(default_factory=dict)
+    """What a refusal has beside its words."""
     untimed: Refusal | None = None
     """What existing devices are told who leave the time out; None where nobody misses it."""
 
@@ -167,6 +169,7 @@ class CipherPlane:
                 words.LIST_OTHER_ROUND,
                 self._steps.hand_out_list,
                 look_back=self._steps.list_of,
+                refused={"clients": ()},
             ),
             "reconstructSecrets": Route(
                 messages.SendReconstructSecret,
@@ -282,6 +285,7 @@ class CipherPlane:
     ) -> Any:
         text = refusal.text.format(device=asked.fl_id if asked is not None else "")
         response = self._response(route, dialect, refusal.code, text, asked)
+        response = response._replace(**route.refused)
         if not dialect.is_native:
             return response
         if refusal.code is ResponseCode.SUCCEED:

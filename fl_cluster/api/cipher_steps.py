@@ -21,7 +21,7 @@ from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.exchange import ExchangeDesk
 from fl_cluster.service.masked_messages import fit_offer, fit_reveal, fit_shares
-from fl_cluster.service.told import kept
+from fl_cluster.service.told import keeps_keys_of, kept
 from fl_cluster.service.view import JobView
 from fl_cluster.store.ports import Snapshot
 from fl_cluster.wire import messages
@@ -61,28 +61,31 @@ class CipherSteps:
     # -- keys ----------------------------------------------------------------------------
 
     async def take_keys(self, asked: messages.RequestExchangeKeys, snapshot: Snapshot) -> Outcome:
-        device = asked.fl_id or ""
+        device, ref = asked.fl_id or "", snapshot.ref
         offer = fit_offer(
             asked, shares_secrets=self._shares_secrets, is_signed=self._proofs.is_asked
         )
-        if offer is None or not await self._proofs.owns_chain(snapshot.ref, asked):
-            is_known = await self._desk.is_in_cohort(snapshot.ref, device)
+        if offer is None or not await self._proofs.owns_chain(ref, asked):
+            if self._desk.is_complete(Step.KEYS):
+                return words.KEYS_ENOUGH
+            is_known = await self._desk.is_in_cohort(ref, device)
             return words.KEYS_UNFIT if is_known else words.KEYS_STRANGER
-        told = await self._desk.tell(Step.KEYS, device, asked.iteration, kept(offer))
+        # A device that was started again has lost the secrets of its former keys.
+        former = await self._told.offer(ref, device)
+        if former is not None and keeps_keys_of(former, offer):
+            return Took(words.KEYS_AGAIN)
+        told = await self._desk.offer(device, asked.iteration, kept(offer), former)
         match told.verdict:
             case Verdict.ACCEPTED:
-                return Took(words.KEYS_TAKEN)
-            case Verdict.DUPLICATE:
-                # With other keys its peers' shares would not open, nor would its own for them.
-                first = await self._told.offer(told.snapshot.ref, device)
-                is_same = first is not None and _public(first) == _public(offer)
-                return Took(words.KEYS_AGAIN) if is_same else words.KEYS_UNFIT
+                return Took(words.KEYS_TAKEN if former is None else words.KEYS_AGAIN)
             case Verdict.UNPREPARED | Verdict.TOO_EARLY:
                 return words.KEYS_STRANGER
             case Verdict.STALE_ROUND:
                 return words.KEYS_OTHER_ROUND
-            case _:
-                return words.KEYS_ENOUGH
+        now = await self._told.offer(told.snapshot.ref, device)
+        if now is not None and keeps_keys_of(now, offer):
+            return Took(words.KEYS_AGAIN)
+        return words.KEYS_UNFIT if told.verdict is Verdict.DUPLICATE else words.KEYS_ENOUGH
 
     async def hand_out_keys(self, asked: messages.GetExchangeKeys, snapshot: Snapshot) -> Outcome:
         ref = snapshot.ref
@@ -302,7 +305,3 @@ async def say_to_straggler(
 ) -> Outcome:
     del asked, ref, counted
     return Took(text)
-
-
-def _public(offer: messages.RequestExchangeKeys) -> tuple[object, ...]:
-    return (offer.c_pk, offer.s_pk, offer.ind_iv, offer.pw_iv, offer.pw_salt)

@@ -79,12 +79,15 @@ class ContentReader:
             return Unfit("masked_terms: this job does not add updates under masks")
         if sent.masked_terms is None:
             return Unfit("masked_terms is missing, and this job takes no update that it can read")
+        if sent.masked_tags is None:
+            return Unfit("masked_tags is missing: neighbours need it to take the masks off")
         if any((sent.feature_map, sent.compress_feature_map, sent.index_array)):
             return Unfit("feature_map beside masked_terms: masks hide nothing that is sent as well")
         try:
-            return MaskedTerms(unpack_terms(sent.masked_terms, self._view.layout.sum_size))
+            terms = unpack_terms(sent.masked_terms, self._view.layout.sum_size)
         except PeerProtocolError as exc:
             return Unfit(str(exc))
+        return MaskedTerms(terms, sent.masked_tags.tobytes())
 
     def _signed(self, sent: RequestUpdateModel) -> SignUpdate | Unfit:
         places = self._places(entry.weight_fullname for entry in sent.feature_map or ())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from aiohttp import web
 
-from fl_cluster.aggregate.partial import Unfit
+from fl_cluster.aggregate.partial import Contribution, Unfit
 from fl_cluster.api import refusals
 from fl_cluster.api.bodies import Body, BodyReader, TooBusy, TooLarge, Truncated
 from fl_cluster.api.contents import ContentReader
@@ -35,7 +35,9 @@ from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.attestation import Proof
 from fl_cluster.service.checkin import TURNOVER_MS, CheckInAnswer, CheckInDesk
 from fl_cluster.service.collect import Arrival, CollectAnswer, Collector
+from fl_cluster.service.contributions import MaskedTerms
 from fl_cluster.service.deliveries import Deliveries
+from fl_cluster.service.ring import RingDesk
 from fl_cluster.service.view import JobView, StoredModel
 from fl_cluster.service.visits import Visit, Visits
 from fl_cluster.store.ports import (
@@ -82,6 +84,8 @@ class Services:
     contents: ContentReader
     gatekeeper: Gatekeeper = field(default_factory=Gatekeeper)
     proofs: ProofDesk = field(default_factory=ProofDesk)
+    secure: RingDesk | None = None
+    """Where updates come under the masks of secure aggregation."""
 
 
 class DevicePlane:
@@ -98,6 +102,7 @@ class DevicePlane:
         self._contents = services.contents
         self._gatekeeper = services.gatekeeper
         self._proofs = services.proofs
+        self._secure = services.secure
         self._reader = reader
         self._hold_ms = hold_ms
         self._served: RoundRef | None = None
@@ -321,7 +326,9 @@ class DevicePlane:
         is_known = dialect.is_native or self._proofs.is_asked
         digest = await _digest(body.data) if is_known else ""
         doubt = await self._doubt_report(sent, digest)
-        content = Unfit(doubt.reason) if doubt is not None else self._contents.read(sent)
+        content = Unfit(doubt.reason) if doubt is not None else await self._content_of(sent)
+        if isinstance(content, Verdict):
+            return self._refuse_again(dialect, sent.fl_id, refusals.REPORT[content]), False
         record = UpdateRecord(
             sent.fl_id, digest, sent.upload_loss, sent.upload_accuracy, self._evaluation(sent)
         )
@@ -338,6 +345,28 @@ class DevicePlane:
         if doubt is not None and found.verdict not in JUDGED_FIRST:
             return self._refuse_unproved(dialect, arrival, found, doubt), False
         return self._refuse_found(dialect, arrival, found, timestamp), False
+
+    async def _content_of(
+        self, sent: messages.RequestUpdateModel
+    ) -> Contribution | Unfit | Verdict:
+        """What the update holds, once what its sender tells its neighbours beside it is kept.
+
+        `duplicate` when the sender has told them something else before.
+        """
+        content = self._contents.read(sent)
+        if isinstance(content, MaskedTerms) and self._secure is not None:
+            try:
+                is_kept = await self._secure.report(sent.iteration, sent.fl_id or "", content.tags)
+            except PeerProtocolError as exc:
+                return Unfit(str(exc))
+            if not is_kept:
+                return Verdict.DUPLICATE
+        return content
+
+    def _refuse_again(self, dialect: Dialect, device: str, refusal: Refusal) -> Answer:
+        snapshot = self._view.snapshot
+        response = self._replies.refuse_report(dialect, refusal, snapshot, device=device)
+        return dialect.refuse(response, refusal)
 
     async def _doubt_report(self, sent: messages.RequestUpdateModel, digest: str) -> Doubt | None:
         """Why the report does not prove who sent it, for the newest round that there is."""

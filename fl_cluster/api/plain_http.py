@@ -17,18 +17,18 @@ import errno
 import functools
 import html
 import logging
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from fl_cluster.api.host_filler import HostFiller
 from fl_cluster.errors import FlClusterError, StartupError
 from fl_cluster.security.tls_door import Complaints, TlsDoor
 from fl_cluster.telemetry.processes import describe_listener
@@ -265,39 +265,23 @@ class Plane:
     folders: Mapping[str, Handler] = field(default_factory=dict)
 
 
-_HOST = re.compile(rb"\r\nhost[ \t]*:", re.IGNORECASE)
-
-
-def _with_host(data: bytes) -> bytes:
-    """What a connection begins a request with, with a `Host` if its head has none.
-
-    The parser insists on one, as the standard does; the original never looked, and programs
-    that write their requests by hand leave it out.
-    """
-    end = data.find(b"\r\n\r\n")
-    if end < 0 or _HOST.search(data, 0, end):
-        return data
-    line, _, rest = data.partition(b"\r\n")
-    return b"\r\n".join((line, b"Host: none", rest)) if line.endswith(b" HTTP/1.1") else data
-
-
 class _Link(web.RequestHandler):
     """One connection, with our page for what is not HTTP and our bounds on request heads."""
 
-    __slots__ = ("_head_bytes", "_head_since", "_plain_server", "_request")
+    __slots__ = ("_head_bytes", "_head_since", "_host_filler", "_plain_server", "_request")
 
     def __init__(self, server: PlainServer, **options: Any) -> None:
         self._plain_server = server
         self._request: web.BaseRequest | None = None
         self._head_since: float | None = None
         self._head_bytes = 0
+        self._host_filler = HostFiller(HEAD_BYTES)
         super().__init__(server, **options)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self._plain_server.is_full() and not self._plain_server.make_room(self):
-            assert isinstance(transport, asyncio.Transport)
-            transport.write(FULL)
+            cast(asyncio.Transport, transport).write(FULL)  # uvloop's are no subclass
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
@@ -310,12 +294,12 @@ class _Link(web.RequestHandler):
                 return
             if self._head_since is None:
                 self._head_since = time.monotonic()
-                data = _with_host(data)
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.force_close()
                 return
-        super().data_received(data)
+        if not data or (data := self._host_filler.fill(data)):
+            super().data_received(data)
 
     def take_up(self, request: web.BaseRequest) -> None:
         """A request's head is complete, and its turn has come."""
@@ -417,6 +401,10 @@ class PlainServer(web.Server):
         peer = transport.get_extra_info("peername") if transport is not None else None
         host = str(peer[0]) if peer else "somebody"
         self._complaints.add(host, "it speaks TLS, and this port does not: http:// is meant")
+
+    def count_open(self) -> int:
+        """How many connections are open."""
+        return self._open
 
     def is_full(self) -> bool:
         """Whether the connections open now are more than the plane allows."""
@@ -546,7 +534,9 @@ async def listen(
             )
         else:
             most = plane.limits.connections
-            opened = await TlsDoor.open(server, (host, port), tls, most_handshakes=most)
+            opened = await TlsDoor.open(
+                server, (host, port), tls, most_unfinished=most, inside=server.count_open
+            )
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             holder = describe_listener(host, port)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fl_cluster.app.output import ending_quietly
 from fl_cluster.errors import ExitCode
 
 
@@ -54,8 +55,9 @@ def _say_what_is_missing(exc: ImportError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`fl-cluster`: run the command; its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        return ending_quietly(lambda: _run(given))
     except ImportError as exc:
         return _say_what_is_missing(exc)
 
@@ -65,8 +67,9 @@ def script_main(name: str, script: str, arguments: Sequence[str] | None = None) 
 
     As in the original, arguments that nobody knows are not an error; here they are named.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run_script(name, Path(script), sys.argv[1:] if arguments is None else arguments)
+        return ending_quietly(lambda: _run_script(name, Path(script), given))
     except ImportError as exc:
         return _say_what_is_missing(exc)
 

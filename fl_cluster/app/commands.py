@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fl_cluster.app import launch
+from fl_cluster.app.arguments import overrides_of, warn_of_secret
 from fl_cluster.app.launch import Command, LaunchOptions, ServerLaunch
 from fl_cluster.app.options import MANAGE_COMMANDS
+from fl_cluster.app.output import tell
 from fl_cluster.app.process import guarded, report, run
 from fl_cluster.app.ready_pipe import ReadyPipe
+from fl_cluster.config.exposure import ADDRESS, is_secret
 from fl_cluster.config.load import load
 from fl_cluster.config.overrides import PASSWORD_VARIABLE
 from fl_cluster.config.schema import JobSettings
@@ -23,12 +26,6 @@ from fl_cluster.security.passwords import Passwords
 from fl_cluster.telemetry import logs
 
 Options = argparse.Namespace
-
-
-def tell(line: str) -> None:
-    """Show one line at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def find_path(text: str, beside: Path | None) -> str:
@@ -43,7 +40,7 @@ def _launch_options(options: Options, beside: Path | None) -> LaunchOptions:
         yaml_config=find_path(options.yaml_config, beside),
         log_dir=options.log_dir,
         patience_s=options.wait,
-        overrides=dict(options.set),
+        overrides=overrides_of(options),
         passwords=_passwords(options, find_path(options.yaml_config, beside)),
     )
 
@@ -195,6 +192,8 @@ def _finish(options: Options, beside: Path | None) -> int:
     else:
         password = os.environ.get(PASSWORD_VARIABLE, "")
         address = redis_at(options.redis_address, options.redis_port, password)
+        if is_secret(ADDRESS, options.redis_address):
+            warn_of_secret("--redis_address", PASSWORD_VARIABLE)
         data_dir, job = "", options.fl_name
     return finish(FinishOptions(address, data_dir, job, options.stop_redis, tls), tell)
 

@@ -74,6 +74,8 @@ class Demo:
     """Settings of the job beside those of the file, by their paths."""
     certs: Path | None = None
     """The folder of `fl-cluster certs init`: then every connection is encrypted."""
+    protection: str | None = None
+    """What each device requires its updates to be protected with, whatever servers announce."""
 
     @property
     def model_file(self) -> Path:
@@ -195,6 +197,7 @@ async def _train(
                     token=token,
                     token_over_http=demo.certs is None,
                     tls=tls,
+                    protection=demo.protection,
                 ).run()
                 for device, token in zip(demo.devices, tokens or repeat(""), strict=False)
             )

@@ -28,6 +28,8 @@ def device_of(options: argparse.Namespace, train: Callable[..., Any]) -> Federat
         }
     if options.ca:
         chosen["tls"] = tls_context(options.ca)
+    if options.protection:
+        chosen["protection"] = options.protection
     if options.url_prefix:
         chosen["url_prefix"] = options.url_prefix
     if options.join_file:

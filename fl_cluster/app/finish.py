@@ -17,7 +17,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from fl_cluster.config.addresses import CacheAddress, CacheKind, parse_cache_address
+from fl_cluster.config.addresses import (
+    CacheAddress,
+    CacheKind,
+    parse_cache_address,
+    without_login,
+)
 from fl_cluster.errors import StartupError, StoreCorrupt, StoreUnavailable
 from fl_cluster.lifecycle.membership import Member
 from fl_cluster.security.tls import StoreTls, StoreTlsFiles
@@ -62,7 +67,7 @@ def redis_at(address: str, port: int, password: str, username: str = "") -> Cach
         whole = "://" in address or address.startswith("unix:")
         parsed = parse_cache_address(address if whole else f"{address}:{port}")
     except ValueError as exc:
-        raise StartupError(f"--redis_address {address}: {exc}") from exc
+        raise StartupError(f"--redis_address {without_login(address)}: {exc}") from exc
     return parsed.with_login(username, password)
 
 

@@ -28,6 +28,8 @@ from fl_cluster.app import ready_pipe
 from fl_cluster.app.ports import next_free_ports, require_free
 from fl_cluster.app.ready_pipe import Failed, Note, Ready
 from fl_cluster.config.addresses import Address, scheduler_http_address, server_http_address
+from fl_cluster.config.exposure import is_secret
+from fl_cluster.config.overrides import variable_of
 from fl_cluster.errors import ExitCode, FlClusterError, StartupError
 from fl_cluster.security.passwords import Passwords
 from fl_cluster.telemetry.processes import start_time_s, wait_for_end
@@ -314,15 +316,22 @@ class LaunchOptions:
     yaml_config: str
     log_dir: Path = Path("logs")
     patience_s: float = PATIENCE_S
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Dotted configuration keys and what they are set to, over the file's values."""
     passwords: Passwords = field(default_factory=Passwords)
     """Of key files."""
 
     def arguments(self) -> list[str]:
-        """The arguments that say so."""
-        sets = [f"--set={key}={value}" for key, value in self.overrides.items()]
+        """The arguments that say so, without what nobody else shall read in a process table."""
+        shown = {key: text for key, text in self.overrides.items() if not is_secret(key, text)}
+        sets = [f"--set={key}={value}" for key, value in shown.items()]
         return [f"--yaml_config={self.yaml_config}", *sets]
+
+    def secrets(self) -> dict[str, str]:
+        """The variables of the environment that say the rest."""
+        hidden = {key: text for key, text in self.overrides.items() if is_secret(key, text)}
+        named = {variable_of(key): text for key, text in hidden.items()}
+        return {**self.passwords.environment(), **named}
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +357,7 @@ def scheduler_command(options: LaunchOptions, manage_address: str) -> Command:
         f"scheduler {address}",
         ["sched", "--foreground", f"--scheduler_manage_address={address}", *options.arguments()],
         options.log_dir / "scheduler" / "scheduler.log",
-        options.passwords.environment(),
+        options.secrets(),
     )
 
 
@@ -375,7 +384,7 @@ def _server_command(options: LaunchOptions, servers: ServerLaunch, address: Addr
         f"server {address}",
         arguments,
         options.log_dir / f"server_{address.port}" / "server.log",
-        options.passwords.environment(),
+        options.secrets(),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fl_cluster.app.output import tell
 from fl_cluster.errors import ExitCode
 from fl_cluster.store.model_files import Arrays, Floats, read_model, write_model
 
@@ -21,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         arrays = read_model(options.file)
-        sys.stdout.write(describe(arrays))
+        tell(describe(arrays).removesuffix("\n"))
         for target in filter(None, (options.npz, options.ckpt)):
             write_model(target, arrays)
-            sys.stdout.write(f"written: {target}\n")
+            tell(f"written: {target}")
     except (ValueError, OSError) as exc:
         sys.stderr.write(f"{exc}\n")
         return ExitCode.CONFIGURATION

@@ -215,6 +215,13 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         metavar=("KEY", "CHAIN"),
         help="key and certificates in PEM, for servers that verify devices",
     )
+    parser.add_argument(
+        "--protection",
+        default="",
+        metavar="KIND",
+        help="refuse a job that announces less: SECURE_AGGREGATION, PW_ENCRYPT, or"
+        " DP_ENCRYPT,epsilon=1,delta=1e-05 (what the join line says, else whatever is announced)",
+    )
     flag(parser, "data_size", type=int, required=True, help="samples the function trains on")
     flag(parser, "device_id", default="", metavar="ID", help="who this is (random)")
     flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
@@ -346,6 +353,13 @@ def _add_join_line(parser: argparse.ArgumentParser) -> None:
         help="a server as devices reach it; may be repeated (those that run)",
     )
     flag(parser, "url_prefix", default="", metavar="/PATH/", help="the job's http_url_prefix")
+    parser.add_argument(
+        "--protection",
+        default="",
+        metavar="KIND",
+        help="what devices that use the line insist on from then on, such as SECURE_AGGREGATION;"
+        " NOT_ENCRYPT for nothing (the encrypt_type of the job's file)",
+    )
     parser.add_argument(
         "--https", action="store_true", help="devices use https although the servers do not"
     )

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
+from fl_cluster.app.arguments import overrides_of
 from fl_cluster.app.options import flag, key_and_value
 from fl_cluster.config.load import load
 from fl_cluster.config.problems import render_problems
@@ -177,7 +178,7 @@ def _read(options: argparse.Namespace) -> tuple[Protection, int, int]:
     """How the rounds are protected, how many there are, and how many updates each adds."""
     if not options.yaml_config:
         return _from_flags(options)
-    settings = load(options.yaml_config, "server", overrides=dict(options.set))
+    settings = load(options.yaml_config, "server", overrides=overrides_of(options))
     shared = SharedParameters.of(settings)
     found, is_central = shared.protection, options.clip_norm or options.noise_multiplier
     changed = Protection(

@@ -24,11 +24,11 @@ class SecureParts:
         """Devices that prove who they are when they check in sign their offers too."""
         verify = _is_signed if settings.verify.enabled else accept_unsigned
         self._view = view
-        self._rounds = rounds
-        self._exchange = exchange
-        self._records = RingRecords(settings.name, view, rounds, exchange, verify)
-        self._watch = RingWatch(view, exchange, self._records)
-        self.unmasker = RingUnmasker(self._records)
+        records = RingRecords(settings.name, view, rounds, exchange, verify)
+        self._watch = RingWatch(view, exchange, records)
+        self._exchange = ExchangeDesk(view, rounds, exchange, hold_ms=0)
+        self.desk = RingDesk(view, self._exchange, records, self._watch)
+        self.unmasker = RingUnmasker(records)
 
     async def look(self) -> None:
         """Each second: let a round go on whose masks can be taken off."""
@@ -37,9 +37,7 @@ class SecureParts:
 
     def plane(self, gate: Gate) -> SecurePlane:
         """What devices of such a job are served beside the device plane."""
-        exchange = ExchangeDesk(self._view, self._rounds, self._exchange, hold_ms=0)
-        desk = RingDesk(self._view, exchange, self._records, self._watch)
-        return SecurePlane(self._view, exchange, desk, gate)
+        return SecurePlane(self._view, self._exchange, self.desk, gate)
 
 
 def _is_signed(offer: Offer, signed: bytes) -> bool:

@@ -23,7 +23,7 @@ from fl_cluster.app.access import Access
 from fl_cluster.app.data_rates import DataRates
 from fl_cluster.app.hooks import NoHooks, Occasions, ServerHooks
 from fl_cluster.app.identity import new_id, this_process
-from fl_cluster.app.malloc import keep_memory_flat
+from fl_cluster.app.malloc import give_memory_back, keep_memory_flat
 from fl_cluster.app.masking import MaskParts
 from fl_cluster.app.noise import ServerNoise
 from fl_cluster.app.open_files import allow_connections
@@ -277,6 +277,7 @@ class Server:
             ContentReader(settings, view),
             self.access.gatekeeper,
             self.access.proofs,
+            self._secure.desk,
         )
         prefix, is_masked = settings.device.url_prefix, settings.encrypt.kind in MASKED
         cluster = settings.cluster
@@ -422,6 +423,7 @@ async def _serve_until(
         asyncio.create_task(server.clock.run()),
         asyncio.create_task(server.membership.run()),
         asyncio.create_task(server.access.run()),
+        asyncio.create_task(give_memory_back()),
     ]
     if server.data_rates is not None:
         tasks.append(asyncio.create_task(server.data_rates.run()))

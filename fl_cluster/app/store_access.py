@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fl_cluster.app.network import is_loopback
+from fl_cluster.app import clear_text
 from fl_cluster.app.tls import store_tls
 from fl_cluster.config.addresses import CacheKind
 from fl_cluster.config.schema import JobSettings
@@ -48,11 +48,6 @@ HUNG_UP = ("reset by peer", "closed by server", "Connection lost")
 CONNECTING = " connecting to "
 """What is said of a connection that did not even come to be."""
 
-IN_THE_CLEAR = (
-    "enable_ssl is true, but distributed_cache.address begins with redis://, which means Redis is"
-    " spoken to in the clear: write rediss:// or host:port for TLS"
-)
-
 NO_TLS = "no TLS with"
 """How what TLS minds begins, other than that nobody listens."""
 
@@ -67,8 +62,8 @@ async def open_store(settings: JobSettings) -> AsyncIterator[Connection]:
     StoreUnavailable says why not, also of what the block met.
     """
     address = settings.cache.address
-    if settings.tls.enabled and address.kind is CacheKind.TCP and not is_loopback(address.host):
-        logger.warning("%s", IN_THE_CLEAR)
+    if (clear := clear_text.complaint(address, is_tls=settings.tls.enabled)) is not None:
+        logger.warning("%s", clear)
     if address.kind is not CacheKind.EMBEDDED:
         async with _connected(settings, address.secret_url()) as connection:
             yield connection

@@ -16,10 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fl_cluster.app.arguments import overrides_of
+from fl_cluster.app.join_protection import UNKNOWN, protection_of
 from fl_cluster.app.store_access import open_store
 from fl_cluster.app.token_files import read_token
 from fl_cluster.config.load import load
-from fl_cluster.config.schema import JobSettings
+from fl_cluster.config.schema import JobSettings, Settings
 from fl_cluster.errors import ExitCode, FlClusterError, StartupError
 from fl_cluster.lifecycle.membership import Role
 from fl_cluster.sdk.join_line import JoinLine
@@ -35,12 +37,18 @@ from fl_cluster.security.watched_files import read_whole
 from fl_cluster.service import token_changes
 from fl_cluster.service.token_changes import TokenWish
 from fl_cluster.store.redis.connection import Connection
+from fl_cluster.store.redis.jobs import RedisJobStore
 from fl_cluster.store.redis.keys import JobKeys
 from fl_cluster.store.redis.members import RedisMemberStore
 from fl_cluster.store.redis.tokens import RedisTokenStore
 
 Options = argparse.Namespace
 Tell = Callable[[str], None]
+
+REFUSED_OVER_HTTP = (
+    "the line says plain HTTP, over which servers refuse its token: set enable_ssl, give --https"
+    " when a proxy in front of them has TLS, or set cluster.allow_tokens_over_http\n"
+)
 
 
 class NoSuchToken(FlClusterError):
@@ -65,10 +73,15 @@ async def _connected(
     tell: Tell,
     call: Callable[[Options, JobSettings, Connection, Tell], Awaitable[None]],
 ) -> int:
-    settings = load(options.yaml_config, "scheduler", overrides=dict(options.set))
+    settings = load(options.yaml_config, "scheduler", overrides=overrides_of(options))
     async with open_store(settings) as connection:
         await call(options, settings, connection, tell)
     return ExitCode.DONE
+
+
+def _as_server(options: Options) -> Settings:
+    """The whole of the file; ConfigError when servers could not use it."""
+    return load(options.yaml_config, "server", overrides=dict(options.set))
 
 
 def _store(settings: JobSettings, connection: Connection) -> RedisTokenStore:
@@ -172,8 +185,11 @@ async def _revoke(
 async def _join_line(
     options: Options, settings: JobSettings, connection: Connection, tell: Tell
 ) -> None:
-    servers = tuple(options.server) or await _servers(settings, connection)
+    found = options.server or await _servers(settings, connection)
+    servers = tuple(dict.fromkeys(found))  # behind a proxy, all of them are at its address
     authority = _authority(options, settings)
+    job = await RedisJobStore(connection, JobKeys(settings.name)).job()
+    protection = protection_of(options.protection, job, lambda: _as_server(options).encrypt)
     if options.token_file is not None:
         secret = read_token(str(options.token_file))
     else:
@@ -186,7 +202,14 @@ async def _join_line(
         token=secret,
         is_token_over_http=settings.cluster.allow_tokens_over_http,
         ca_der=authority,
+        protection=protection or "",
     )
+    if not (line.is_tls or line.is_token_over_http):
+        sys.stderr.write(REFUSED_OVER_HTTP)
+    if protection is None:
+        sys.stderr.write(UNKNOWN)
+    elif protection:
+        sys.stderr.write(f"devices that use the line insist on {protection}\n")
     if line.fingerprint:
         sys.stderr.write(f"SHA-256 of the certificate authority: {line.fingerprint}\n")
     _hand_over(line.text(), options.out, tell)

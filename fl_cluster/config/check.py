@@ -16,7 +16,7 @@ from fl_cluster.config.combinations import Axis, Outcome, judge
 from fl_cluster.config.document import Entry
 from fl_cluster.config.keys import BLOCKS, KEYS
 from fl_cluster.config.masking import FAILS, MaskNumbers, why_impossible
-from fl_cluster.config.problems import SettingProblem
+from fl_cluster.config.problems import Remark, SettingProblem
 from fl_cluster.config.ring import find_impossible, find_refusals
 from fl_cluster.config.rules import FAILED, INT64_MAX, OneOf, OneServerMode, Readable, Value, single
 from fl_cluster.config.schema import Role
@@ -41,7 +41,7 @@ class Checked:
     problems: list[SettingProblem] = field(default_factory=list)
     ours: list[SettingProblem] = field(default_factory=list)
     """What the original does not mind, or not yet when it reads the file."""
-    warnings: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
 
 def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
@@ -65,7 +65,7 @@ def check(entries: Mapping[str, Entry], role: Role, file: str) -> Checked:
         _check_masking(checked)
         if not checked.problems and (impossible := find_impossible(checked.values, file)):
             checked.ours.append(impossible)
-        checked.warnings += find_refusals(checked.values)
+        checked.remarks += find_refusals(checked.values)
     _check_name(checked)
     checked.problems += checked.ours
     return checked
@@ -256,9 +256,11 @@ def _settle_combination(checked: Checked) -> None:
         what = " with ".join(f"'{axis}' {values[axis]}" for axis in row.when)
         match row.outcome:
             case Outcome.FORCED:
-                checked.warnings.append(f"{what}: {row.reason}; {row.instead}")
+                sentence = f"{what}: {row.reason}; {row.instead}"
+                checked.remarks.append(Remark(sentence, tuple(row.forced), is_change=True))
             case Outcome.WARNED:
-                checked.warnings.append(f"{what}: {row.reason}; write {row.instead}")
+                sentence = f"{what}: {row.reason}; write {row.instead}"
+                checked.remarks.append(Remark(sentence, tuple(row.when)))
             case Outcome.REFUSED:
                 path = list(row.when)[-1]
                 message = (

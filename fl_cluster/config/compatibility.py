@@ -1,31 +1,30 @@
 """What becomes of the keys of a file that was written for the original.
 
-`DIFFERENCES` is the one list of keys that do something else here, with the reason; the
-command `fl-cluster migrate check` and the tables of docs/compatibility.md are made from it.
-A key that is in no list does here what it does there.
-Nothing here decides anything: a file is accepted or refused by `load`.
+Nothing here decides anything: a file is accepted or refused by `load`, whose warnings are told
+with the keys that they are about.  What the keys themselves do is in `differences`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from fl_cluster.config.addresses import without_login
+from fl_cluster.config.check import Checked
+from fl_cluster.config.differences import DIFFERENCES, NEW, UNUSED, USES
 from fl_cluster.config.document import Document, Entry, parse, read_text
-from fl_cluster.config.keys import KEYS, SECTIONS
-from fl_cluster.config.load import load, why_ignored
-from fl_cluster.config.overrides import variable_of
-from fl_cluster.config.ring import who_refuses
+from fl_cluster.config.keys import BLOCKS, KEYS, SECTIONS
+from fl_cluster.config.load import examine, is_for_servers, why_ignored
+from fl_cluster.config.overrides import gather, variable_of
+from fl_cluster.config.problems import Remark
 from fl_cluster.config.rules import Value
-from fl_cluster.config.schema import EncryptType, Role
-from fl_cluster.errors import ConfigError, Problem
+from fl_cluster.config.schema import Role
+from fl_cluster.config.tables import Block, Values
+from fl_cluster.errors import Problem
 
-MAX_INT32 = 2**31 - 1
-IPV4_AND_PORT = re.compile(r"[0-9.]+:[0-9]+")
+BLOCK_OF: Mapping[str, Block] = {block.path(key): block for block in BLOCKS for key in block.keys}
 
 
 class Standing(StrEnum):
@@ -35,108 +34,24 @@ class Standing(StrEnum):
     NEW = "new"
     """The original passes it over; here it means something."""
     UNUSED = "unused"
-    """Read, checked, and without effect, as in the original."""
+    """Without effect, as in the original: always, or with the file's other settings."""
+    NOT_LOOKED_AT = "not looked at"
+    """It may hold anything, because of the file's other settings or of who reads it."""
+    WARNED = "warned"
+    """Supported, and the log says what is to be known of it."""
     DIFFERENT = "different"
+    CHANGED = "changed"
+    """Another value takes its place, and the log says so."""
     IGNORED = "ignored"
-    """No such key is known, here as there."""
+    """No such key is read from the file, here as there."""
     REFUSED = "refused"
 
 
-UNUSED: Mapping[str, str] = {
-    "distributed_cache.type": "the cache is always Redis",
-    "distributed_cache.plugin_lib_path": "there are no cache plug-ins",
-}
+Told = tuple[Standing, str]
+"""What becomes of a key, and why."""
 
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What a key does here that it does not do there."""
-
-    why: str
-    when: str = ""
-    """For which values, in words; empty for all."""
-    concerns: Callable[[Value], bool] = lambda _value: True
-
-
-def _is_no_whole_second(value: Value) -> bool:
-    return isinstance(value, int) and value % 1000 != 0
-
-
-def _is_long(value: Value) -> bool:
-    return isinstance(value, int) and value > MAX_INT32
-
-
-_WINDOW = Difference(
-    "it ends at the millisecond; in the original after whole seconds, the rest cut off",
-    "no whole seconds",
-    _is_no_whole_second,
-)
-_INT32 = Difference(
-    f"devices are told {MAX_INT32}, the largest number of the field", f"above {MAX_INT32}", _is_long
-)
-
-DIFFERENCES: Mapping[str, Difference] = {
-    "fl_name": Difference(
-        "refused, because the name is part of keys in Redis and of file names",
-        "braces, slashes, characters that do not print, more than 160 bytes",
-        lambda _value: False,  # a file that is refused says so by itself
-    ),
-    "fl_iteration_num": _INT32,
-    "distributed_cache.address": Difference(
-        "understood; the original takes ip:port only",
-        "names, IPv6, redis://, rediss://, unix:, sentinel://, embedded",
-        lambda value: IPV4_AND_PORT.fullmatch(str(value)) is None,
-    ),
-    "ssl.crl_path": Difference(
-        "certificates that the list names are refused, and so is a list that cannot be read; the "
-        "original never looks at the serial numbers",
-        "any file",
-        lambda value: value != "",
-    ),
-    "client_verify.equip_crl_path": Difference(
-        "devices whose certificates the list names are refused; the original never looks at the "
-        "serial numbers",
-        "any file",
-        lambda value: value != "",
-    ),
-    "round.start_fl_job_time_window": _WINDOW,
-    "round.update_model_time_window": _WINDOW,
-    "round.global_iteration_time_window": _WINDOW,
-    "summary.metrics_file": Difference(
-        "the loss is divided by the samples of exactly those whose losses were added up; the "
-        "original divides by another number when a round failed or tensors were left out"
-    ),
-    "summary.data_rate_dir": Difference(
-        "the folder is made when it is missing, and a server that ends does not wait for the "
-        "minute to be over",
-        "any folder",
-        lambda value: value != "",
-    ),
-    "unsupervised.eval_type": Difference(
-        "scores need no number of processors, groups may have any numbers, vectors of another "
-        "length than most or of more than 4,096 numbers are left out, and the silhouette of more "
-        "vectors than can be compared in about a minute is 0",
-        "any score",
-        lambda value: value != "NOT_EVAL",
-    ),
-    "client.client_epoch_num": _INT32,
-    "client.client_batch_size": _INT32,
-    "client.connection_num": Difference(
-        "bounds the connections of devices: the oldest idle one gives way, and who comes while "
-        "all are busy gets HTTP 503; in the original it bounds those between servers"
-    ),
-}
-"""Key -> what it does here that it does not do there."""
-
-PASSED_OVER = "the original passes it over"
-"""All there is to say of most keys that are new."""
-
-_NEW_SECTIONS = ("cluster.", "privacy.", "encrypt.secure_aggregation.")
-
-NEW = frozenset(
-    {"distributed_cache.username", "distributed_cache.password"}
-    | {path for path in KEYS if path.startswith(_NEW_SECTIONS)}
-)
+Watcher = Callable[[Values], Iterable[Remark]]
+"""Finds what a process that starts with these values would warn of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,28 +88,39 @@ class Judgement:
         return tuple(finding for finding in self.findings if finding.standing is standing)
 
 
-def standing_of(key: str, value: Value | None = None) -> tuple[Standing, str]:
+def standing_of(key: str, value: Value | None = None) -> Told:
     """What becomes of a known key that has this value, or any, and why."""
     if key in UNUSED:
         return Standing.UNUSED, UNUSED[key]
     if key in NEW:
-        return Standing.NEW, PASSED_OVER
-    difference = DIFFERENCES.get(key)
-    if difference is not None and (value is None or difference.concerns(value)):
-        return Standing.DIFFERENT, difference.why
+        return Standing.NEW, NEW[key]
+    reasons = [
+        difference.why
+        for difference in DIFFERENCES.get(key, ())
+        if value is None or difference.concerns(value)
+    ]
+    if reasons:
+        return Standing.DIFFERENT, "\n".join(reasons)
     return Standing.SUPPORTED, ""
 
 
-def judge(path: str | Path, role: Role) -> Judgement:
-    """What becomes of the file at `path`; `ConfigError` when it cannot be read at all."""
-    document = parse(read_text(path), str(path))
-    problems = _problems_of(path, role)
+def judge(path: str | Path, role: Role, watchers: Sequence[Watcher] = ()) -> Judgement:
+    """What becomes of the file at `path`; `ConfigError` when it cannot be read at all.
+
+    `watchers` add what they would warn of to what the file's own checks warn of.
+    """
+    text, file = read_text(path), str(path)
+    document = parse(text, file)
+    # Sections that have lost their indentation are put right in the one that is examined.
+    checked = examine(parse(text, file), role, gather({}, {}))
+    checked.remarks += [remark for watch in watchers for remark in watch(checked.values)]
     mine: dict[str, Problem] = {}
-    for problem in problems:
+    for problem in checked.problems:
         if problem.path:
             mine.setdefault(problem.path, problem)
+    judge_key = _Judge(document, role, checked, mine)
     findings = [
-        _finding(each, entry, document, role, mine)
+        judge_key(each, entry)
         for each, entry in document.entries.items()
         if not (entry.kind == "dict" and (each in SECTIONS or each not in KEYS))
     ]
@@ -205,40 +131,59 @@ def judge(path: str | Path, role: Role) -> Judgement:
         if key not in found and key in KEYS
     ]
     told = {finding.key for finding in findings}
-    others = tuple(problem.message for problem in problems if problem.path not in told)
+    others = tuple(problem.message for problem in checked.problems if problem.path not in told)
     return Judgement(document.file, tuple(findings), others)
 
 
-def _problems_of(path: str | Path, role: Role) -> tuple[Problem, ...]:
-    try:
-        if role is Role.SERVER:
-            load(path, "server", environ={})
-        else:
-            load(path, "scheduler", environ={})
-    except ConfigError as exc:
-        return exc.problems
-    return ()
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Says of one key of a file what becomes of it."""
+
+    document: Document
+    role: Role
+    checked: Checked
+    problems: Mapping[str, Problem]
+
+    def __call__(self, path: str, entry: Entry) -> Finding:
+        standing, why = self._told(path, entry)
+        return Finding(path, standing, why, _shown(path, entry), entry.line)
+
+    def _told(self, path: str, entry: Entry) -> Told:
+        if path in self.problems:
+            return Standing.REFUSED, _sentence(self.problems[path], self.document)
+        reason = why_ignored(path, self.document, self.role)
+        if reason:
+            is_elsewhere = self.role is Role.SCHEDULER and path in KEYS and is_for_servers(path)
+            return Standing.NOT_LOOKED_AT if is_elsewhere else Standing.IGNORED, reason
+        block = BLOCK_OF.get(path)
+        if block is not None and not block.applies(self.checked.values):
+            return Standing.NOT_LOOKED_AT, f"only looked at when {block.applies_when}"
+        if entry.is_absent:
+            return Standing.UNUSED, f"{entry.kind} counts as not given"
+        return _worst_of([self._in_general(path, entry), *self._remarks(path)])
+
+    def _in_general(self, path: str, entry: Entry) -> Told:
+        values = self.checked.values
+        use = USES.get(path) if self.role is Role.SERVER else None
+        if use is not None and not use.is_met(values):
+            return Standing.UNUSED, f"only used {use.when}"
+        value = values.get(path) if entry.value == "" else entry.value
+        return standing_of(path, value)
+
+    def _remarks(self, path: str) -> Iterator[Told]:
+        for remark in self.checked.remarks:
+            if path in remark.paths:
+                yield Standing.CHANGED if remark.is_change else Standing.WARNED, remark.sentence
 
 
-def _finding(
-    path: str, entry: Entry, document: Document, role: Role, problems: Mapping[str, Problem]
-) -> Finding:
-    shown = _shown(path, entry)
-    if path in problems:
-        why = _sentence(problems[path], document)
-        return Finding(path, Standing.REFUSED, why, shown, entry.line)
-    reason = why_ignored(path, document, role)
-    if reason:
-        return Finding(path, Standing.IGNORED, reason, shown, entry.line)
-    standing, why = standing_of(path, entry.value)
-    if _is_secure(document):
-        why = who_refuses(path, entry.value) or why
-    return Finding(path, standing, why, shown, entry.line)
-
-
-def _is_secure(document: Document) -> bool:
-    kind = document.entries.get("encrypt.encrypt_type")
-    return kind is not None and kind.value == EncryptType.SECURE_AGGREGATION
+def _worst_of(told: Sequence[Told]) -> Told:
+    """The worst standing, and all reasons from it down; of what is changed, what changes it."""
+    order = list(Standing)
+    ranked = sorted(told, key=lambda each: -order.index(each[0]))
+    worst = ranked[0][0]
+    is_all = worst is not Standing.CHANGED
+    reasons = (why for standing, why in ranked if why and (is_all or standing is worst))
+    return worst, "\n".join(reasons)
 
 
 def _sentence(problem: Problem, document: Document) -> str:

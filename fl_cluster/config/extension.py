@@ -127,7 +127,8 @@ CLUSTER = Block(
             "trusted_proxies",
             (
                 "Addresses of proxies and load balancers whose X-Forwarded-For and "
-                "X-Forwarded-Proto are believed; nobody else's are, because anyone can write them."
+                "X-Forwarded-Proto are believed; nobody else's are, because anyone can write them. "
+                "Each is to write both, or to add to both."
             ),
             default="",
             rule=Readable(parse_networks, "addresses or networks, separated by commas"),

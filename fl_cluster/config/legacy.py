@@ -156,7 +156,8 @@ CACHE = Block(
             "password",
             STR,
             "",
-            "Redis password; better given as `FL_CLUSTER_REDIS_PASSWORD`.",
+            "Redis password; better given as `FL_CLUSTER_REDIS_PASSWORD`. A file that holds one "
+            "and that every user of the host may read is refused.",
             default="",
             is_secret=True,
         ),
@@ -181,7 +182,7 @@ CACHE = Block(
             "private_key_filename",
             STR,
             "key_file",
-            "PEM key of that certificate.",
+            "PEM key of that certificate; one that every user of the host may read is warned of.",
             default="",
             takes_scalars=True,
         ),
@@ -249,7 +250,8 @@ TLS = Block(
             "cipher_list",
             STR,
             "cipher_list",
-            "Cipher suites allowed, separated by colons.",
+            "Cipher suites of TLS 1.2 allowed, separated by colons; those of TLS 1.3 it does not "
+            "choose.",
             required=True,
             default="",
             example=CIPHERS,

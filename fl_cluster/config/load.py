@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal, overload
 
 from fl_cluster.config.build import build_job, build_settings
-from fl_cluster.config.check import check
+from fl_cluster.config.check import Checked, check
 from fl_cluster.config.document import Document, parse, read_text
+from fl_cluster.config.exposure import find_exposed
 from fl_cluster.config.keys import KEYS, SECTIONS
 from fl_cluster.config.layout import has_emptied_section, home_of, restore_sections
 from fl_cluster.config.legacy import ELSEWHERE
@@ -65,6 +66,21 @@ def load(
 
 
 def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
+    checked = examine(document, role, over)
+    if checked.problems:
+        raise ConfigError(tuple(checked.problems))
+    remarks = (remark.sentence for remark in checked.remarks)
+    warnings = (*remarks, *_ignored(document, role))
+    if role is Role.SERVER:
+        return build_settings(checked.values, document.file, warnings)
+    return build_job(checked.values, document.file, warnings)
+
+
+def examine(document: Document, role: Role, over: Overrides) -> Checked:
+    """What the file comes to with what is laid over it.
+
+    `problems` are all there are of any kind, in the order in which they are reported.
+    """
     entries = {**document.entries, **over.entries}
     checked = as_it_stands = check(entries, role, document.file)
     misplaced = None
@@ -81,13 +97,10 @@ def _settings(document: Document, role: Role, over: Overrides) -> JobSettings:
         *document.problems,
         *over.problems,
         *_unknown_in_closed_sections(document),
+        *find_exposed(document),
     ]
-    if problems:
-        raise ConfigError(tuple(dict.fromkeys(problems)))
-    warnings = (*checked.warnings, *_ignored(document, role))
-    if role is Role.SERVER:
-        return build_settings(checked.values, document.file, warnings)
-    return build_job(checked.values, document.file, warnings)
+    checked.problems = list(dict.fromkeys(problems))
+    return checked
 
 
 def _unknown_in_closed_sections(document: Document) -> Iterator[SettingProblem]:
@@ -133,7 +146,7 @@ def _ignored(document: Document, role: Role) -> Iterator[str]:
         if any(path.startswith(f"{name}.") for name in reported):
             continue
         reason = why_ignored(path, document, role)
-        if reason and (role is Role.SERVER or not _is_for_servers(path)):
+        if reason and (role is Role.SERVER or not is_for_servers(path)):
             if path not in SECTIONS:
                 reported.add(path)
             yield f"{entry.origin}: '{path}' is ignored: {reason}"
@@ -146,12 +159,13 @@ def why_ignored(path: str, document: Document, role: Role) -> str:
         return "it is a section, but holds a single value" if is_value else ""
     if path not in KEYS:
         return ELSEWHERE.get(path) or _why_unknown(path)
-    if role is Role.SCHEDULER and _is_for_servers(path):
+    if role is Role.SCHEDULER and is_for_servers(path):
         return "only servers look at it"
     return ""
 
 
-def _is_for_servers(path: str) -> bool:
+def is_for_servers(path: str) -> bool:
+    """Whether a scheduler does not look at the key."""
     parts = path.split(".")
     names = {".".join(parts[: n + 1]) for n in range(len(parts))}
     return any(SECTIONS[name].server_only for name in names & SECTIONS.keys())

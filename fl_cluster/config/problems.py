@@ -30,6 +30,17 @@ class SettingProblem(Problem):
         return f"{self.message} ({self.origin})" if self.origin and not names_line else self.message
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A warning about settings that can be used."""
+
+    sentence: str
+    paths: tuple[str, ...]
+    """The keys it is about."""
+    is_change: bool = False
+    """Whether another value takes the place of what `paths` were given."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)

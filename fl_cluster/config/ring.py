@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fl_cluster.config.extension import RING
-from fl_cluster.config.problems import SettingProblem
+from fl_cluster.config.problems import Remark, SettingProblem
 from fl_cluster.config.rules import Value
 from fl_cluster.config.schema import EncryptType
 from fl_cluster.config.tables import Values
@@ -30,14 +30,14 @@ def who_refuses(path: str, value: Value | None) -> str | None:
     )
 
 
-def find_refusals(values: Values) -> Iterator[str]:
-    """A sentence for each setting with which devices will stay away."""
+def find_refusals(values: Values) -> Iterator[Remark]:
+    """A remark for each setting with which devices will stay away."""
     if values["encrypt.encrypt_type"] != EncryptType.SECURE_AGGREGATION:
         return
     for path in DEMANDED:
         why = who_refuses(path, values[path])
         if why is not None:
-            yield f"'{path}' {float(values[path]):g}: {why}"
+            yield Remark(f"'{path}' {float(values[path]):g}: {why}", (path,))
 
 
 def find_impossible(values: Values, file: str) -> SettingProblem | None:

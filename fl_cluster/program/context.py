@@ -10,6 +10,7 @@ only given back.
 
 from __future__ import annotations
 
+import os
 import time
 from functools import cache
 from typing import Any
@@ -265,12 +266,8 @@ class FLContext:
         self._values["client_password"] = password
 
     def instance_name(self) -> str:
-        """The name callbacks are told; made from the time when first asked for."""
-        if not self._instance_name:
-            now_ms = time.time_ns() // 1_000_000
-            moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now_ms / 1000))
-            self._instance_name = f"instance_{moment}.{now_ms % 1000:03d}"
-        return self._instance_name
+        """The name callbacks are told; unless one was set, it is when this process began."""
+        return self._instance_name or _name_of_process(os.getpid())
 
     def set_instance_name(self, name: str) -> None:
         """The name callbacks are told from now on."""
@@ -284,6 +281,16 @@ class FLContext:
 
     def _float(self, name: str) -> float:
         return float(self._values[name])
+
+
+@cache
+def _name_of_process(process_id: int) -> str:
+    """Of a forked child too, which has its parent's context and a beginning of its own."""
+    import psutil  # not what it takes to import the package
+
+    began_ms = int(psutil.Process(process_id).create_time() * 1000)
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_ms / 1000))
+    return f"instance_{moment}.{began_ms % 1000:03d}"
 
 
 @cache

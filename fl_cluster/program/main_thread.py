@@ -2,8 +2,7 @@
 
 Callbacks therefore run where `run` was called, one at a time, as programs expect, and one that
 takes its time holds up neither the heartbeat nor the devices.
-The first SIGTERM or SIGINT asks the job to end, others are ignored; the program's own handlers
-are in place again afterwards.
+The first SIGTERM or SIGINT asks the job to end (`signals.py`).
 """
 
 from __future__ import annotations
@@ -11,24 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any
 
 from fl_cluster.app.process import new_loop
 from fl_cluster.errors import find_fault
 from fl_cluster.program.faults import as_runtime_error
+from fl_cluster.program.signals import JobSignals
 
 logger = logging.getLogger(__name__)
 
 Ready = Callable[[Mapping[str, object]], None]
 Main = Callable[[asyncio.Event, Ready], Coroutine[Any, Any, None]]
 """Serves until the event is set; calls the second argument once it serves."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Call:
@@ -170,11 +166,8 @@ def run_job(main: Main, here: MainThread) -> None:
             " of a process, for instance of a multiprocessing.Process"
         )
     job = _Job(main, here)
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        job.ask_to_end()
-
-    handlers = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    signals = JobSignals(job.ask_to_end)
+    signals.take()
     thread = threading.Thread(target=job.run, name="fl_cluster")
     try:
         thread.start()
@@ -186,8 +179,7 @@ def run_job(main: Main, here: MainThread) -> None:
         here.refuse_calls()
         if thread.is_alive():
             thread.join()
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signals.leave()
     _raise(job.ended_by)
 
 

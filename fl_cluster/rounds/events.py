@@ -111,6 +111,9 @@ class Tell:
     device: str
     message: bytes
     at: Millis
+    former: bytes | None = None
+    """Keys that the device offered before and that these take the place of: whoever decides
+    has seen them there, so that a call that is sent again does not undo what came after it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@
 
 Each step is open to the devices that took the one before it.  A step that waits for a number
 of devices is complete once they are there, and takes no further one: whoever reads it after
-that sees what everybody sees.  Reading a step is a step too, because only who has read may go
-on.  Not here: what is told, which is bytes between devices that the cluster only keeps.
+that sees what everybody sees.  Until then a device that has lost its keys may offer new ones
+in their place; anything else stays as it was said first.  Reading a step is a step too,
+because only who has read may go on.
+Not here: what is told, which is bytes between devices that the cluster only keeps.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Step(StrEnum):
     SHARES = "shares"
     """It hands its secrets out in sealed shares, one for each other device."""
     SHARES_READ = "shares_read"
+    """It has them; where its update depends on whose, that is told with the update."""
     LIST_READ = "list_read"
     """It has learnt whose updates are in the sum."""
     SIGNATURES = "signatures"
@@ -90,7 +93,7 @@ class Exchange:
         return goal is not None and len(self.told.get(step, {})) >= goal
 
     def add(self, step: Step, device: str, message: bytes, at: Millis) -> Exchange:
-        """With one message more."""
+        """With one message more, or another one."""
         told = {**self.told, step: {**self.told.get(step, {}), device: message}}
         began = dict(self.began)
         if step is Step.LIST_READ and step in began:

@@ -67,14 +67,27 @@ def _tell(phase: Phase, event: Tell) -> tuple[Phase, Verdict]:
     if phase.overdue(event.at) is not None:
         return phase, Verdict.LATE
     if phase.exchange.has(step, event.device):
-        return phase, Verdict.DUPLICATE
-    verdict = _may_tell(phase, step, event.device)
+        verdict = _may_tell_anew(phase, event)
+    else:
+        verdict = _may_tell(phase, step, event.device)
     if verdict is not Verdict.ACCEPTED:
         return phase, verdict
     exchange = phase.exchange.add(step, event.device, event.message, event.at)
     if isinstance(phase, Unmasking) and step is Step.REVEALS and exchange.is_complete(plan, step):
         return aggregating(phase, event.at), Verdict.ACCEPTED
     return replace(phase, exchange=exchange), Verdict.ACCEPTED
+
+
+def _may_tell_anew(phase: Collecting | Unmasking, event: Tell) -> Verdict:
+    """Whether a device may say something else: keys, as long as nobody can have read them."""
+    plan = phase.plan.exchange
+    assert plan is not None
+    if event.former is None or event.step is not Step.KEYS:
+        return Verdict.DUPLICATE
+    if phase.exchange.is_complete(plan, event.step):
+        return Verdict.ENOUGH
+    is_there = phase.exchange.told[event.step][event.device] == event.former
+    return Verdict.ACCEPTED if is_there else Verdict.DUPLICATE
 
 
 def _may_tell(phase: Collecting | Unmasking, step: Step, device: str) -> Verdict:

@@ -7,6 +7,7 @@ from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.sdk.client import FederatedDevice, JobResult, run
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.life import ServersUnreachable
+from fl_cluster.sdk.required import Protection
 from fl_cluster.sdk.tls import tls_context
 from fl_cluster.sdk.training import RoundPlan, TrainResult
 from fl_cluster.sdk.transport import open_session
@@ -17,6 +18,7 @@ __all__ = [
     "DeviceIdentity",
     "FederatedDevice",
     "JobResult",
+    "Protection",
     "RoundOutcome",
     "RoundPlan",
     "ServersUnreachable",

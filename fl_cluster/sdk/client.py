@@ -31,6 +31,7 @@ from fl_cluster.sdk.join_line import parse_join_line
 from fl_cluster.sdk.life import Life
 from fl_cluster.sdk.participation import Rules
 from fl_cluster.sdk.protection import Protector
+from fl_cluster.sdk.required import RING, Insistence, Protection
 from fl_cluster.sdk.retry import Backoff, Servers
 from fl_cluster.sdk.training import EvaluateFunction, TrainFunction, Weights, writable
 from fl_cluster.sdk.transport import Access, Limits, Transport, open_session
@@ -76,7 +77,8 @@ class DeviceOptions(TypedDict, total=False):
     trust_s: float
     inline: bool
     accepts_few_shares: bool
-    demands: Demands
+    demands: Demands | None
+    protection: Protection | str | None
     limits: Limits
     backoff: Backoff
 
@@ -120,9 +122,15 @@ class FederatedDevice:
     accepts_few_shares: bool = False
     """Take part in `PW_ENCRYPT` also where half of the other devices, or fewer, are enough to undo
     a mask: such a job is safe only with servers that follow the protocol."""
-    demands: Demands = USUAL
+    demands: Demands | None = None
     """What `SECURE_AGGREGATION` has to promise before this device takes part; what a server
-    announces that is less is refused, with a PeerProtocolError from `run`."""
+    announces that is less is refused, with a PeerProtocolError from `run`.  Given, they also
+    require that protection; None: the usual ones, in jobs that have it."""
+    protection: Protection | str | None = None
+    """What updates have to be protected with, `SECURE_AGGREGATION` for example, or
+    `DP_ENCRYPT,epsilon=1,delta=1e-05`: a job that announces less is refused, with a
+    PeerProtocolError from `run`, before anything is trained or sent.  None: the servers decide,
+    and once they have announced something, less is refused for the life of this object."""
     inline: bool = False
     """Train on the event loop instead of in a thread."""
     executor: Executor | None = None
@@ -131,6 +139,8 @@ class FederatedDevice:
     backoff: Backoff = field(default_factory=Backoff)
     source: random.Random = field(default_factory=random.Random)
     """Where jitter comes from."""
+    _insistence: Insistence = field(init=False, repr=False, compare=False)
+    """Kept here because a device that is run again goes back to no less than before either."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.data_size <= MAX_DATA_SIZE:
@@ -147,6 +157,9 @@ class FederatedDevice:
         if not self.device_id:
             raise CallerProtocolError("device_id: expected a text that is not empty")
         self._check_token()
+        required = self._required()
+        object.__setattr__(self, "protection", required)
+        object.__setattr__(self, "_insistence", Insistence(required))
         for name, seconds in (("patience_s", self.patience_s), ("trust_s", self.trust_s)):
             if not 0 <= seconds < math.inf:
                 raise CallerProtocolError(f"{name}: expected 0 or more, found {seconds}")
@@ -156,17 +169,35 @@ class FederatedDevice:
     def join(
         cls, line: str, *, train: TrainFunction, data_size: int, **options: Unpack[DeviceOptions]
     ) -> FederatedDevice:
-        """A device of the cluster whose operator has given out this join line."""
+        """A device of the cluster whose operator has given out this join line.
+
+        What `options` say replaces what the line says; demands replace its protection as well.
+        """
         said = parse_join_line(line)
+        is_required = said.protection and options.get("demands") is None
         chosen: DeviceOptions = {
             "job": said.job,
             "url_prefix": said.url_prefix,
             "token": said.token,
             "token_over_http": said.is_token_over_http,
             "tls": said.tls_context(),
+            "protection": said.protection if is_required else None,
             **options,
         }
         return cls(said.urls, train=train, data_size=data_size, **chosen)
+
+    def _required(self) -> Protection | None:
+        given = self.protection
+        if given is None:
+            # Demands are about masks: in a job without masks they would be worth nothing.
+            return None if self.demands is None else Protection(RING)
+        required = Protection.parse(given) if isinstance(given, str) else given.checked()
+        if self.demands is not None and required.kind != RING:
+            raise CallerProtocolError(
+                f"demands: they are about {RING}, but protection requires {required.described()}:"
+                " leave one of them out"
+            )
+        return required
 
     def _check_token(self) -> None:
         if self.token and not (self.token.isascii() and self.token.isprintable()):
@@ -182,8 +213,9 @@ class FederatedDevice:
     async def run(self) -> JobResult:
         """Take part until the job is finished.
 
-        ServersUnreachable after `patience_s` without an answer; CallerProtocolError when what
-        `train` returned is unfit to be sent, or a server refused it for good.  Whatever
+        ServersUnreachable after `patience_s` without an answer; PeerProtocolError when the job
+        announces less than this device insists on; CallerProtocolError when what `train`
+        returned is unfit to be sent, or a server refused it for good.  Whatever
         `train`, `evaluate` or `on_round` raise comes out unchanged.
         """
         return await self._take_part(self.executor)
@@ -213,7 +245,9 @@ class FederatedDevice:
                 self.backoff,
                 self.source,
                 protector=Protector(
-                    accepts_few_shares=self.accepts_few_shares, demands=self.demands
+                    accepts_few_shares=self.accepts_few_shares,
+                    demands=USUAL if self.demands is None else self.demands,
+                    insistence=self._insistence,
                 ),
             )
             finished = await life.run()

@@ -1,10 +1,12 @@
 """One line of text with all that a participant needs: servers, job, token, certificate authority.
 
     fl://10.0.0.7:6666,10.0.0.8:6666/?job=Lenet&tls=1&token=flt_...&ca_sha256=...&ca=...
+    fl://10.0.0.7:6666/?job=Lenet&tls=1&token=flt_...&protection=SECURE_AGGREGATION
 
 `ca` is the authority's certificate, DER in base64url, and `ca_sha256` its fingerprint, by which
 people compare it over another channel; without them an https server is known by the roots of
-the system.  The line is a secret, because the token is.
+the system.  `protection` is what updates have to be protected with: the device that joins
+refuses servers that announce less later.  The line is a secret, because the token is.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode
 
 from fl_cluster.errors import CallerProtocolError
+from fl_cluster.sdk.required import Protection
 
 SCHEME = "fl://"
-KNOWN = frozenset({"job", "tls", "prefix", "token", "http", "ca_sha256", "ca"})
+KNOWN = frozenset({"job", "tls", "prefix", "token", "http", "ca_sha256", "ca", "protection"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class JoinLine:
     is_token_over_http: bool = False
     """Whether whoever runs the cluster allows the token to go over plain HTTP."""
     ca_der: bytes = field(default=b"", repr=False)
+    protection: str = ""
+    """What the participant's updates have to be protected with; empty when nothing is said."""
 
     @property
     def urls(self) -> list[str]:
@@ -50,6 +55,8 @@ class JoinLine:
     def text(self) -> str:
         """The line, token included."""
         said = {"job": self.job, "tls": str(int(self.is_tls))}
+        if self.protection:
+            said["protection"] = self.protection
         if self.url_prefix:
             said["prefix"] = self.url_prefix
         if self.token:
@@ -98,10 +105,23 @@ def parse_join_line(text: str) -> JoinLine:
         token=said.get("token", ""),
         is_token_over_http=said.get("http") == "1",
         ca_der=_der(said.get("ca", "")),
+        protection=_protection(said.get("protection")),
     )
     if made.fingerprint != said.get("ca_sha256", ""):
         raise CallerProtocolError("the join line: ca and ca_sha256 do not belong together")
     return made
+
+
+def _protection(text: str | None) -> str:
+    """A requirement that is not understood is refused, not left out."""
+    if text is None:
+        return ""
+    try:
+        return Protection.parse(text).text()
+    except CallerProtocolError:
+        # What was found is not shown: in a damaged line it may have the token in it.
+        message = "the join line: protection is damaged, or nothing that this device knows"
+        raise CallerProtocolError(message) from None
 
 
 def _der(text: str) -> bytes:

@@ -162,6 +162,7 @@ class Life:
         if message.fl_plan_config is None:
             raise NoAnswer("the check-in was accepted without a plan")
         demand = Demand.of(message)
+        self.protector.insistence.check(demand.protection)
         if not message.model_unchanged:
             self.weights = model_of(message)
             self.digest = message.model_digest

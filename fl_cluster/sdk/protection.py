@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.privacy.ring.demands import USUAL, Demands
+from fl_cluster.sdk.required import (
+    NOISE,
+    NUMBERS,
+    PAIRS,
+    PLAIN,
+    RING,
+    SIGNS,
+    Insistence,
+    Protection,
+)
 from fl_cluster.wire.messages import (
     CompressFeatureMap,
     DPParams,
@@ -36,8 +46,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, Floats]
 
-PLAIN, NOISE, SIGNS = "NOT_ENCRYPT", "DP_ENCRYPT", "SIGNDS"
-PAIRS, RING = "PW_ENCRYPT", "SECURE_AGGREGATION"
 UNCOMPRESSED = (SIGNS, PAIRS, RING)
 """The protections whose uploads are never compressed, whatever else the job asks for."""
 SPARSE = 1
@@ -65,13 +73,22 @@ class Demand:
         """Whether devices have to agree on masks before each update."""
         return self.kind in (PAIRS, RING)
 
+    @property
+    def protection(self) -> Protection:
+        """What an update goes under, and how strong that is announced to be."""
+        if self.kind == NOISE:
+            return Protection(self.kind, self.noise.dp_eps, self.noise.dp_delta)
+        if self.kind == SIGNS:
+            return Protection(self.kind, self.signs.sign_eps)
+        return Protection(self.kind)
+
     @classmethod
     def of(cls, answer: ResponseFLJob) -> Demand:
         """PeerProtocolError when this device cannot do what is asked."""
         plan = answer.fl_plan_config
         cipher = plan.cipher if plan is not None else None
         kind = (cipher.encrypt_type if cipher is not None else None) or PLAIN
-        if kind not in (PLAIN, NOISE, SIGNS, PAIRS, RING):
+        if kind not in NUMBERS:
             raise PeerProtocolError(
                 f"the job asks for updates in {kind}, which this device cannot make"
             )
@@ -81,7 +98,7 @@ class Demand:
                 " this device does not know"
             )
         is_sparse = answer.upload_compress_type == SPARSE and kind not in UNCOMPRESSED
-        return cls(
+        demand = cls(
             kind,
             (cipher and cipher.dp_params) or DPParams(),
             (cipher and cipher.ds_params) or DSParams(),
@@ -89,6 +106,10 @@ class Demand:
             cipher.pw_params if cipher is not None and kind == PAIRS else None,
             answer.secure if kind == RING else None,
         )
+        senseless = demand.protection.find_senseless()
+        if senseless is not None:
+            raise PeerProtocolError(f"the job's numbers make no sense: {senseless}")
+        return demand
 
 
 class Stream(Protocol):
@@ -116,6 +137,8 @@ class Protector:
     """Whether masks between pairs may be undone by half of the other devices, or fewer."""
     demands: Demands = USUAL
     """What secure aggregation has to promise."""
+    insistence: Insistence = field(default_factory=Insistence)
+    """What each round has to be protected with."""
 
     def exchange(
         self,

@@ -24,7 +24,7 @@ from fl_cluster.privacy.draws import Stream
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.demands import USUAL, Demands
 from fl_cluster.privacy.ring.device import Identity, RingDevice
-from fl_cluster.privacy.ring.messages import RingRound, RosterView
+from fl_cluster.privacy.ring.messages import Report, RingRound, RosterView
 from fl_cluster.privacy.ring.packing import Place
 from fl_cluster.privacy.ring.terms import terms_of
 from fl_cluster.sdk.exchange import Exchange, Question, Steps, Tensors
@@ -119,7 +119,7 @@ class SecureDevice(Exchange):
         signing = Identity() if identity is None else ring_identity(identity)
         self._ring = RingDevice(terms.ring, device, stream, signing, demands)
         self._view = RosterView((), {})
-        self._mask: Integers | None = None
+        self._mask: Report | None = None
 
     def _prepare(self) -> Steps:
         offer = packing.pack_offer(self._place, self._ring.offer)
@@ -135,18 +135,21 @@ class SecureDevice(Exchange):
         self._mask = self._ring.report(delivery, zeros)
 
     def fields(self, trained: Tensors, data_size: int) -> dict[str, Any]:
-        """The terms of the sum, modulo 2**64 under the mask, which is used up."""
+        """The terms of the sum, modulo 2**64 under the mask, which is used up; and its tags."""
         terms, mask = self._terms.of_update(trained, data_size), self._mask
         assert mask is not None, "an update is masked once, when shares came"
         self._mask = None
-        terms += mask
-        return {"masked_terms": packing.pack_terms(terms)}
+        terms += mask.terms
+        return {
+            "masked_terms": packing.pack_terms(terms),
+            "masked_tags": packing.pack_report_tags(mask.tags),
+        }
 
     def _reveal(self) -> Steps:
         size = len(self._view.leaves)
         answer = yield Question("secure/survivors", self._reading(), ResponseSecureSurvivors)
-        counted = packing.unpack_survivors(answer, size)
-        confirmed = packing.pack_confirmation(self._place, self._ring.confirm(counted))
+        survivors = packing.unpack_survivors(answer, size, self._view.offers)
+        confirmed = packing.pack_confirmation(self._place, self._ring.confirm(survivors))
         yield Question("secure/confirm", _always(confirmed), ResponseSecureStep, NOT_NEEDED)
         tags = yield Question("secure/tags", self._reading(), ResponseSecureTags)
         revealed = self._ring.reveal(packing.unpack_tags(tags, size))

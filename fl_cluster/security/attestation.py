@@ -275,18 +275,22 @@ def _check_revocation(
     chain: Chain, revocations: Sequence[x509.CertificateRevocationList], now: datetime
 ) -> None:
     """Untrusted when the equipment is revoked, or no list in force says that it is not."""
-    is_covered = False
-    for each in revocations:
-        if each.issuer != chain.authority.subject or not _is_list_of(each, chain.authority):
-            continue
+    named = [each for each in revocations if each.issuer == chain.authority.subject]
+    signed = [each for each in named if _is_list_of(each, chain.authority)]
+    for each in signed:
         if each.get_revoked_certificate_by_serial_number(chain.equipment.serial_number):
             raise Untrusted("equip_cert is revoked")
-        is_covered = is_covered or each.next_update_utc is None or each.next_update_utc >= now
-    if not is_covered:
-        raise Untrusted(
-            "the revocation list of the equipment authority is missing or out of date"
-            " (client_verify.equip_crl_path)"
-        )
+    ends = [each.next_update_utc for each in signed]
+    if any(end is None or end >= now for end in ends):
+        return
+    if ends:
+        newest = max(end for end in ends if end is not None)
+        why = f"the revocation list of the equipment authority is out of date since {newest}"
+    elif named:
+        why = "the revocation list of the equipment authority was not signed by it"
+    else:
+        why = "there is no revocation list of the equipment authority"
+    raise Untrusted(f"{why} (client_verify.equip_crl_path)")
 
 
 def _is_list_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

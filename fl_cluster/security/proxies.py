@@ -1,16 +1,22 @@
 """Who really sent a request that may have come through a proxy.
 
 `X-Forwarded-For` and `X-Forwarded-Proto` are believed from configured addresses only: anyone
-can write them.  Each proxy appends the address it was called from, so the list is read from
-its end for as long as the addresses are those of trusted proxies; the first other one is the
-sender.
+can write them.  Several lines of one name are one list (RFC 9110, section 5.3): some proxies
+append to the line that came, others add a line behind it.  Each appends the address it was
+called from, so the list is read from its end for as long as the addresses are those of trusted
+proxies; the first other one is the sender.  What stands before that, the sender may have
+written itself.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -33,35 +39,41 @@ class TrustedProxies:
     def __bool__(self) -> bool:
         return bool(self._networks)
 
-    def origin(self, peer: str, *, is_tls: bool, headers: Mapping[str, str]) -> Origin:
+    def origin(self, peer: str, *, is_tls: bool, headers: MultiMapping[str]) -> Origin:
         """The origin of a request that `peer` sent us, over TLS or not."""
         if not self._networks or not self._is_trusted(peer):
             return Origin(peer, is_tls)
-        address = self._sender(headers.get("X-Forwarded-For", "")) or peer
-        protocols = [word.strip().lower() for word in _words(headers, "X-Forwarded-Proto")]
-        # The outermost proxy's word comes first; one that lies about it would have to be ours.
-        is_encrypted = is_tls if not protocols else all(word == "https" for word in protocols)
-        return Origin(address, is_encrypted)
+        sender, proxies = self._way(_words(headers, "X-Forwarded-For"))
+        # Each trusted proxy has written a word, or replaced all that were there by its own.
+        protocols = _words(headers, "X-Forwarded-Proto")[-proxies:]
+        is_encrypted = all(word.lower() == "https" for word in protocols) if protocols else is_tls
+        return Origin(sender or peer, is_encrypted)
 
-    def _sender(self, forwarded: str) -> str | None:
-        """The last address that is not a trusted proxy's; the first when all are."""
-        sender = None
-        for word in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+    def _way(self, forwarded: Sequence[str]) -> tuple[str | None, int]:
+        """Who called the first trusted proxy, and how many of them the request came through.
+
+        The sender is the last address that is not a trusted proxy's; the first when all are.
+        """
+        sender, proxies = None, 1
+        for word in reversed(forwarded):
             address = _address(word)
             if address is None:
-                return sender
+                break
             sender = str(address)
             if not self._is_trusted(sender):
                 break
-        return sender
+            proxies += 1
+        return sender, proxies
 
     def _is_trusted(self, text: str) -> bool:
         address = _address(text)
         return address is not None and any(address in network for network in self._networks)
 
 
-def _words(headers: Mapping[str, str], name: str) -> list[str]:
-    return [word for word in headers.get(name, "").split(",") if word.strip()]
+def _words(headers: MultiMapping[str], name: str) -> list[str]:
+    """The members of all lines of that name, in their order; empty ones say nothing."""
+    words = (word.strip() for line in headers.getall(name, ()) for word in line.split(","))
+    return [word for word in words if word]
 
 
 def _address(text: str) -> IpAddress | None:

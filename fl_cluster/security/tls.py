@@ -31,8 +31,8 @@ from fl_cluster.security.authorities import (
     read_authorities,
     read_lists,
 )
-from fl_cluster.security.identities import Identity, IdentityFiles, read_identity
-from fl_cluster.security.watched_files import WatchedFile
+from fl_cluster.security.identities import PRIVATE, Identity, IdentityFiles, read_identity
+from fl_cluster.security.watched_files import WatchedFile, read_whole, why_open_to_all
 
 logger = logging.getLogger(__name__)
 
@@ -358,7 +358,20 @@ class StoreTls:
                 reason = _why_unusable(exc)
                 key = f" with distributed_cache.private_key_filename {files.key}"
                 raise StartupError(f"{what}{key if files.key else ''}: {reason}") from exc
+            self._warn_of_open_key()
         return context
+
+    def _warn_of_open_key(self) -> None:
+        """Unlike our own files of keys, one that the published server takes too is not refused."""
+        path, name = self.files.key, "private_key_filename"
+        if not path:
+            path, name = self.files.certificate, "cert_filename"
+            # A certificate without its key may be read by all.
+            if PRIVATE not in read_whole(path, f"distributed_cache.{name}"):
+                return
+        complaint = why_open_to_all(path, f"distributed_cache.{name}")
+        if complaint:
+            logger.warning("%s", complaint)
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:
         files = self.files

@@ -4,13 +4,15 @@ Event loops keep failed handshakes to themselves, and drop the alert that would 
 other end; so connections are accepted here, with their address, and handed to the loop's TLS.
 Whoever speaks plain text is told so in HTTP, whoever is refused gets TLS's own alert.
 Invariants: a handshake ends within `HANDSHAKE_S`, whatever comes; connections that have not
-finished theirs are bounded; the log has one line per host and reason in a minute.
+finished theirs are bounded, and it is the old that make room, so that those who go on come in;
+the log has one line per host and reason in a minute.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
 import ssl
@@ -20,11 +22,29 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from fl_cluster.security.anteroom import Anteroom, Caller, peek
 from fl_cluster.security.tls_trouble import NOT_TLS, explain_incoming, has_given_up
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
+"""From being accepted to being let in."""
+
+MOST_UNFINISHED = 1_000
+"""Connections that are accepted and not let in, unless it is said otherwise."""
+
+FEWEST_UNFINISHED = 64
+"""So many may always try, however many were let in."""
+
+HANDSHAKES_AT_ONCE = 256
+"""Handshakes under way at a time, each with TLS's buffers: the others wait for their turn."""
+
+PATIENCE_S = 1.0
+"""A handshake on which nothing happens for so long is given up when another waits."""
+
+SHORTEST_S = 0.05
+"""What is left, at the least, to one whose turn comes late."""
+
 SHUTDOWN_S = 1.0
 BACKLOG = 1024
 ACCEPTED_AT_ONCE = 256
@@ -62,6 +82,15 @@ class _Attempt:
             self.tell(reason)
 
 
+@dataclass(slots=True, eq=False)
+class _Entering:
+    """A handshake under way, and when anything was last known to happen on it."""
+
+    task: asyncio.Task[None]
+    connection: socket.socket
+    since: float
+
+
 _attempt: ContextVar[_Attempt] = ContextVar("attempt")
 """The handshake that the current task began."""
 
@@ -69,7 +98,8 @@ _attempt: ContextVar[_Attempt] = ContextVar("attempt")
 class _Handshake(ssl.SSLObject):
     """A connection's TLS that lets its last words leave before it fails."""
 
-    _failure: ssl.SSLError | None = None
+    _has_failed = False
+    # Not the error itself, which knows this object: the two would keep each other.
 
     @classmethod
     def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> Any:
@@ -80,7 +110,7 @@ class _Handshake(ssl.SSLObject):
 
     def do_handshake(self) -> None:
         """Go on with it; after a failure, wait for the other end to take notice."""
-        if self._failure is not None:
+        if self._has_failed:
             self._incoming.read()
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "waiting for the other end")
         attempt = _attempt.get()
@@ -93,7 +123,7 @@ class _Handshake(ssl.SSLObject):
             attempt.explain(explain_incoming(exc))
             if has_given_up(exc):
                 raise
-            self._failure = exc
+            self._has_failed = True
             if exc.reason in NOT_TLS:
                 self._outgoing.read()
                 self._outgoing.write(ANSWER_TO_PLAIN_TEXT)
@@ -130,16 +160,29 @@ class TlsDoor:
         make_protocol: Callable[[], asyncio.BaseProtocol],
         context: ssl.SSLContext,
         *,
-        most_handshakes: int,
+        most_unfinished: int,
+        inside: Callable[[], int],
     ) -> None:
         context.sslobject_class = _Handshake
         self._make_protocol = make_protocol
         self._context = context
-        self._most_handshakes = most_handshakes
-        self._entering: set[asyncio.Task[None]] = set()
+        self._most_unfinished = most_unfinished
+        self._inside = inside
+        self._most_entering = max(1, min(HANDSHAKES_AT_ONCE, most_unfinished // 2))
+        self._accepted_at_once = max(1, min(ACCEPTED_AT_ONCE, most_unfinished // 4))
+        self._anteroom = Anteroom(self._call_in)
+        self._entering: dict[_Entering, None] = {}
+        """Handshakes under way; the first are those of which nothing was heard for the longest."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._hurry: asyncio.TimerHandle | None = None
         self._complaints = Complaints("TLS")
         self.sockets: Sequence[socket.socket] = ()
         """Those that listen."""
+
+    @property
+    def unfinished(self) -> int:
+        """Connections that are accepted and not let in yet."""
+        return len(self._anteroom) + len(self._entering)
 
     @classmethod
     async def open(
@@ -148,10 +191,14 @@ class TlsDoor:
         place: tuple[str, int],
         context: ssl.SSLContext,
         *,
-        most_handshakes: int = 1_000,
+        most_unfinished: int = MOST_UNFINISHED,
+        inside: Callable[[], int] = lambda: 0,
     ) -> TlsDoor:
-        """Listen at host and port (0 picks one); an OSError says why that is not possible."""
-        door = cls(make_protocol, context, most_handshakes=most_handshakes)
+        """Listen at host and port (0 picks one); an OSError says why that is not possible.
+
+        `inside` says how many connections have been let in: so many fewer may be unfinished.
+        """
+        door = cls(make_protocol, context, most_unfinished=most_unfinished, inside=inside)
         door.sockets = await _listening(*place)
         host, port = door.sockets[0].getsockname()[:2]
         door._complaints = Complaints(f"TLS on {host}:{port}")
@@ -164,7 +211,7 @@ class TlsDoor:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(self._accepted_at_once):
             try:
                 accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -173,39 +220,110 @@ class TlsDoor:
                 self._pause(listening, exc)
                 return
             accepted.setblocking(False)
-            if len(self._entering) >= self._most_handshakes:
-                accepted.close()
-                continue
-            task = asyncio.create_task(self._let_in(accepted, str(address[0])))
-            self._entering.add(task)
-            task.add_done_callback(self._entering.discard)
+            places = self._places()
+            while self.unfinished >= places:
+                self._make_room()
+            self._anteroom.admit(accepted, str(address[0]), HANDSHAKE_S)
+
+    def _places(self) -> int:
+        most = self._most_unfinished
+        return max(most - self._inside(), min(most, FEWEST_UNFINISHED))
+
+    def _make_room(self) -> None:
+        """One unfinished connection less, or one step further.
+
+        It is one of the most common kind: the others do not suffer for it.
+        """
+        room = self._anteroom
+        shaking = len(self._entering) + len(room.ready)
+        if shaking > max(len(room.silent), len(room.begun)):
+            self._give_up(self._find_stalled())
+        else:
+            room.turn_away_one()
 
     def _pause(self, listening: socket.socket, fault: OSError) -> None:
         if fault.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
             raise fault
+        if self._anteroom.silent or self._anteroom.begun:
+            self._anteroom.turn_away_one()
+            return
         logger.error("no connection is accepted for %g s: %s", RESPITE_S, fault.strerror)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening)
         loop.call_later(RESPITE_S, self._watch, listening)
 
-    async def _let_in(self, accepted: socket.socket, host: str) -> None:
-        attempt = _Attempt(lambda reason: self._complaints.add(host, reason))
+    def _call_in(self) -> None:
+        """Let those shake hands whose turn it is, and hurry the others while anybody waits."""
+        loop = asyncio.get_running_loop()
+        while len(self._entering) < self._most_entering:
+            caller = self._anteroom.next()
+            if caller is None:
+                return
+            task = loop.create_task(self._let_in(caller))
+            entering = _Entering(task, caller.connection, loop.time())
+            self._entering[entering] = None
+            task.add_done_callback(functools.partial(self._finish, entering))
+        if self._hurry is None and self._anteroom.ready:
+            due = next(iter(self._entering)).since + PATIENCE_S
+            self._hurry = loop.call_at(due, self._give_up_stalled)
+
+    def _find_stalled(self) -> _Entering:
+        """The handshake on which nothing has happened for the longest."""
+        for entering in tuple(self._entering):
+            if not self._has_news(entering):
+                return entering
+        return next(iter(self._entering))
+
+    def _has_news(self, entering: _Entering) -> bool:
+        """Whether it waits for us; if so, it has been heard of just now."""
+        if peek(entering.connection) is None:
+            return False
+        del self._entering[entering]
+        entering.since = asyncio.get_running_loop().time()
+        self._entering[entering] = None
+        return True
+
+    def _give_up_stalled(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._hurry = None
+        if not self._anteroom.ready:
+            return
+        for entering in [each for each in self._entering if now - each.since >= PATIENCE_S]:
+            if not self._has_news(entering):
+                self._give_up(entering)
+        self._call_in()
+
+    def _give_up(self, entering: _Entering) -> None:
+        del self._entering[entering]
+        self._leaving.add(entering.task)
+        entering.task.cancel()
+        self._call_in()
+
+    def _finish(self, entering: _Entering, task: asyncio.Task[None]) -> None:
+        self._entering.pop(entering, None)
+        self._leaving.discard(task)
+        if task.cancelled():  # before it began, or it would have closed it
+            entering.connection.close()
+        self._call_in()
+
+    async def _let_in(self, caller: Caller) -> None:
+        attempt = _Attempt(lambda reason: self._complaints.add(caller.host, reason))
         _attempt.set(attempt)
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
                 self._make_protocol,
-                accepted,
+                caller.connection,
                 ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_handshake_timeout=max(caller.until - loop.time(), SHORTEST_S),
                 ssl_shutdown_timeout=SHUTDOWN_S,
             )
         except (OSError, asyncio.CancelledError) as exc:
-            # Who had said nothing, or went away at once, has not tried to be served.
+            # Who went away at once has not tried to be served.
             if attempt.has_answered and isinstance(exc, ConnectionError):
                 attempt.explain(LEFT)
-            logger.debug("nobody came in from %s: %s", host, exc)
-            accepted.close()
+            logger.debug("nobody came in from %s: %s", caller.host, exc)
+            caller.connection.close()
 
     def close(self) -> None:
         """Accept nothing more; handshakes under way are given up."""
@@ -213,8 +331,11 @@ class TlsDoor:
         for each in self.sockets:
             loop.remove_reader(each)
             each.close()
-        for task in self._entering:
-            task.cancel()
+        self._anteroom.close()
+        if self._hurry is not None:
+            self._hurry.cancel()
+        for entering in self._entering:
+            entering.task.cancel()
 
 
 async def _listening(host: str, port: int) -> list[socket.socket]:

@@ -31,6 +31,12 @@ NOT_TLS = frozenset(
 )
 """What OpenSSL says when the other end does not speak TLS at all."""
 
+NO_VERSION = (
+    "there is no version of TLS that both ends allow; links between processes of a cluster are"
+    " TLS 1.3, all else 1.2 or 1.3"
+)
+"""Which port it was is not known here."""
+
 ALERTS: Mapping[str, str] = {
     "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority of the certificate shown to it;"
     " both ends need the same CA certificate",
@@ -43,7 +49,7 @@ ALERTS: Mapping[str, str] = {
     " another CA, asked for another name, or its clock is off",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the certificate shown to it is not meant for this use",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate and none was shown",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no common version of TLS (1.2 and 1.3 here)",
+    "TLSV1_ALERT_PROTOCOL_VERSION": NO_VERSION,
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "there is no cipher that both ends allow",
     "TLSV1_ALERT_INSUFFICIENT_SECURITY": "there is no cipher that both ends allow",
 }
@@ -51,7 +57,7 @@ ALERTS: Mapping[str, str] = {
 
 OWN_REASONS: Mapping[str, str] = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate, and this port asks for one",
-    "UNSUPPORTED_PROTOCOL": "it speaks no common version of TLS (1.2 and 1.3 here)",
+    "UNSUPPORTED_PROTOCOL": NO_VERSION,
     "NO_SHARED_CIPHER": "there is no cipher that both ends allow (ssl.cipher_list)",
     "UNEXPECTED_EOF_WHILE_READING": "it ended the connection in the middle of the handshake",
 }

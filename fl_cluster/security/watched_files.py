@@ -1,7 +1,7 @@
 """Small files that security rests on: read whole, read again on change, refused when open.
 
-A file counts as changed when its inode, size or time of change does, so that replacing one by
-renaming is seen as well as writing into it.
+A file counts as changed when its inode, size, time of change or mode does, so that replacing
+one by renaming is seen, writing into it, and opening it to everybody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fl_cluster.errors import StartupError
 LARGEST = 16 * 1024 * 1024
 """Bytes; a revocation list of 100,000 entries has some 4 MB."""
 
-Mark = tuple[int, int, int] | None
+Mark = tuple[int, int, int, int] | None
 
 
 def read_whole(path: str, what: str) -> bytes:
@@ -32,15 +32,23 @@ def read_whole(path: str, what: str) -> bytes:
 
 def refuse_when_readable_by_all(path: str, what: str) -> None:
     """StartupError when others than owner and group may read the file."""
+    complaint = why_open_to_all(path, what)
+    if complaint:
+        raise StartupError(complaint)
+
+
+def why_open_to_all(path: str, what: str) -> str:
+    """A sentence when others than owner and group may read the file; empty when they may not."""
     try:
         mode = stat.S_IMODE(Path(path).stat().st_mode)
     except OSError as exc:
         raise StartupError(f"{what} {path}: {exc.strerror or exc}") from exc
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise StartupError(
-            f"{what} {path} holds secrets and every user of this host may read or write it"
-            f" (mode {mode:04o}): chmod 600 {path}"
-        )
+    if not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return ""
+    return (
+        f"{what} {path} holds secrets and every user of this host may read or write it"
+        f" (mode {mode:04o}): chmod 600 {path}"
+    )
 
 
 @dataclass(slots=True)
@@ -68,4 +76,4 @@ def _mark_of(path: str) -> Mark:
         found = Path(path).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode

@@ -177,6 +177,8 @@ class MaskedTerms:
     """
 
     terms: Integers
+    tags: bytes = b""
+    """For its neighbours, under whose masks are on."""
 
     @property
     def waits_for_size(self) -> bool:

@@ -8,7 +8,7 @@ Not here: what the messages say (service.told), and in which words devices are a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fl_cluster.rounds.events import Verdict
@@ -44,12 +44,25 @@ class ExchangeDesk:
 
     async def tell(self, step: Step, device: str, number: int, message: bytes = b"") -> Told:
         """Take a step of round `number`; `stale_round` when that is not the current one."""
+        return await self._decide(number, lambda ref: self._store.tell(ref, step, device, message))
+
+    async def offer(
+        self, device: str, number: int, message: bytes, former: bytes | None = None
+    ) -> Told:
+        """Take a device's keys, in place of `former` ones while keys of others are awaited."""
+        if former is None:
+            return await self.tell(Step.KEYS, device, number, message)
+        return await self._decide(
+            number, lambda ref: self._store.replace_keys(ref, device, message, former)
+        )
+
+    async def _decide(self, number: int, put: Callable[[RoundRef], Awaitable[Verdict]]) -> Told:
         verdict = Verdict.ENOUGH
         for _ in range(LOOKS):
             snapshot = await self.see(number)
             if snapshot.ref.number != number:
                 return Told(Verdict.STALE_ROUND, snapshot)
-            verdict = await self._store.tell(snapshot.ref, step, device, message)
+            verdict = await put(snapshot.ref)
             if verdict is Verdict.LATE:
                 await self._rounds.tick(snapshot.ref)
             elif verdict is not Verdict.MOVED_ON:

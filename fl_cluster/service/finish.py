@@ -9,7 +9,7 @@ fenced, so a second member that takes over from a dead one repeats the work harm
 comes to the same bits.
 
 Order: record (metrics line, checkpoint), then publish.  No device ever sees a model whose
-checkpoint is missing.
+checkpoint is missing.  A member records an end once, however often it has to try to publish it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ FIGURES_S = 0.01
 its figures: they hear of its end at the same time, and a line of statistics is written once."""
 
 
+End = tuple[RoundRef, Reason | None, Millis | None, Millis, str]
+"""One end that a round came to; a round that the store has lost may come to another."""
+
+
 @dataclass(frozen=True, slots=True)
 class EndedRound:
     """All there is to record of a round, before anybody sees that it has ended."""
@@ -92,12 +96,17 @@ class EndedRound:
     spent: Spent | None = None
     """What noise has cost, this round included; None in a job without any."""
 
+    @property
+    def end(self) -> End:
+        """What makes it this end and no other, whoever comes to it and however often."""
+        return self.ref, self.reason, self.opened_at, self.ended_at, self.model.digest
+
 
 class Recorder(Protocol):
     """Writes what outlives the round outside the store."""
 
     def record(self, ended: EndedRound) -> None:
-        """Write the round's files.  Runs in a thread; may be repeated for the same round."""
+        """Write the round's files.  Runs in a thread; another member may repeat it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,7 @@ class Finisher:
         self._recorder = recorder
         self._visits = visits
         self._lease_ms = rules.lease_ms
+        self._recorded: End | None = None
         self._at_work = asyncio.Lock()
         self._rests_until = 0.0
         self._failures_told_at = rules.failures_told_at
@@ -259,15 +269,35 @@ class Finisher:
             # Another member took over, and maybe came to another end: the files are its to write.
             return Verdict.LEASE_LOST
         reach(Point.AFTER_AGGREGATE_BEFORE_RECORD)
-        await asyncio.to_thread(self._recorder.record, ended)
+        await self._record(ended)
         reach(Point.AFTER_RECORD_BEFORE_PUBLISH)
         finishes_job = ref.number >= task.job.rounds_total or not may_go_on(ended.spent)
-        successor = await self._successor(task, model, record)
-        if task.snapshot.successor and successor is None:
-            return Verdict.MOVED_ON
         failures = 0 if ended.is_event else ended.failures_in_a_row
-        outcome = Outcome(record, finishes_job, failures, successor, task.commits)
-        return await self._publish(ref, outcome, _used_up(task.snapshot, stored))
+        outcome = Outcome(record, finishes_job, failures, commits=task.commits)
+        return await self._make_visible(ref, model, outcome, _used_up(task.snapshot, stored))
+
+    async def _record(self, ended: EndedRound) -> None:
+        """Write the files, unless this member has: programs are told of each end once."""
+        if ended.end != self._recorded:
+            await asyncio.to_thread(self._recorder.record, ended)
+            self._recorded = ended.end
+
+    async def _make_visible(
+        self, ref: RoundRef, model: Model, outcome: Outcome, used_up: Sequence[str]
+    ) -> Verdict:
+        """Publish; where a new run is to begin, the one that was asked for last.
+
+        How the round ended does not depend on that, so one that is asked for meanwhile takes
+        the place of the one before it, with the lease still held.
+        """
+        tried = None
+        while (name := await self._successor_name(ref)) not in (None, tried):
+            successor = await self._successor(model, outcome.model) if name else None
+            verdict = await self._publish(ref, replace(outcome, successor=successor), used_up)
+            if verdict is not Verdict.MOVED_ON:
+                return verdict
+            tried = name
+        return Verdict.MOVED_ON
 
     async def _pay(self, task: Task) -> bytes | Verdict | Reason | None:
         """Pay for the noise of the round; its seed, or why the round cannot end well here."""
@@ -291,16 +321,15 @@ class Finisher:
             logger.warning("round %s: its mean is not handed over: %s", task.ref, verdict)
         return verdict
 
-    async def _successor(self, task: Task, model: Model, record: ModelRecord) -> Successor | None:
-        """The first round of the run that is to begin, from the newest weights.
+    async def _successor_name(self, ref: RoundRef) -> str | None:
+        """The run that begins when the round is over, or empty; None when it is over."""
+        found = await self._stores.rounds.snapshot()
+        return found.successor if found is not None and found.ref == ref else None
 
-        None when there is none, or meanwhile another one than the task says.
-        """
-        if not task.snapshot.successor:
-            return None
+    async def _successor(self, model: Model, record: ModelRecord) -> Successor | None:
+        """The first round of the run that is to begin, from the newest weights."""
         job = await self._stores.jobs.successor()
-        if job is None or job.instance != task.snapshot.successor:
-            logger.warning("run %s is not the one to begin any more", task.snapshot.successor)
+        if job is None:
             return None
         parameters = SharedParameters.parse(job.hyper_parameters)
         plan, rule = plan_of(parameters), rule_of(parameters)

@@ -56,7 +56,9 @@ CLOSE_S = 0.5
 COMMAND_S = 5.0
 CHUNK_BYTES = 64 * 1024
 
-HANDSHAKES = 64
+CLOSED = "the other end closed the connection"
+
+UNKNOWN = 64
 """Connections that have not yet shown who they are."""
 
 MAX_LINKS = 16
@@ -113,7 +115,7 @@ class Channel:
             while (frame := self._frames.next_frame()) is None:
                 chunk = await self._reader.read(CHUNK_BYTES)
                 if not chunk:
-                    raise Ended(How.BROKEN, "the other end closed the connection")
+                    raise Ended(How.BROKEN, CLOSED)
                 self._frames.feed(chunk)
         except PeerProtocolError as exc:
             raise Ended(How.FORBIDDEN, str(exc)) from exc
@@ -150,7 +152,15 @@ def _broken(fault: OSError) -> Ended:
     """How a connection ended: by TLS, which is a statement, or by TCP."""
     if not is_cut_off(fault):
         return Ended(How.FORBIDDEN, explain_outgoing(fault))
-    return Ended(How.BROKEN, fault.strerror or str(fault))
+    return Ended(How.BROKEN, in_words(fault))
+
+
+def in_words(fault: OSError) -> str:
+    """What happened to a connection; event loops raise some errors without a word."""
+    if said := fault.strerror or str(fault):
+        return said
+    is_cut = isinstance(fault, ConnectionError)
+    return CLOSED if is_cut else f"the system says {type(fault).__name__} and no more"
 
 
 async def until_ended(*parts: Coroutine[Any, Any, NoReturn]) -> Ended:
@@ -225,7 +235,7 @@ class LinkServer:
             if tls is None:
                 server = await asyncio.start_server(link.accept, ip, 0)
             else:
-                server = await TlsDoor.open(link.protocol, (ip, 0), tls, most_handshakes=HANDSHAKES)
+                server = await TlsDoor.open(link.protocol, (ip, 0), tls, most_unfinished=UNKNOWN)
         except OSError as exc:
             raise StartupError(f"tcp_server_ip {ip}: cannot listen there: {exc.strerror}") from exc
         try:

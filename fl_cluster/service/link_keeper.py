@@ -34,6 +34,7 @@ from fl_cluster.service.link import (
     Channel,
     Ended,
     How,
+    in_words,
     not_expected,
     until_ended,
 )
@@ -228,7 +229,7 @@ class _Line:
                 is_cut = is_cut_off(exc)
                 sentence = f"{address} accepts connections, but {refusal}"
                 return _Unlinked(sentence, is_refused=is_cut, is_there=not is_cut)
-            return _Unlinked(f"{address} cannot be reached: {exc.strerror or exc}")
+            return _Unlinked(f"{address} cannot be reached: {in_words(exc)}")
         try:
             return await self._greet(channel)
         except Ended as ended:

@@ -1,6 +1,6 @@
 """A device's steps in a round of secure aggregation, and the end of it, on behalf of one member.
 
-    offer -> roster -> share -> delivery -> (update) -> survivors -> confirm -> tags -> reveal
+    offer -> roster -> share -> delivery -> update -> survivors -> confirm -> tags -> reveal
 
 What a device says is held against the roster before the store takes it, so that no device can
 spoil a step for its neighbours; what it hides under its masks nobody can check.
@@ -22,7 +22,7 @@ from fl_cluster.aggregate.partial import Partial
 from fl_cluster.errors import FlClusterError
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.messages import Confirmation, Reveal
-from fl_cluster.privacy.ring.server import CannotUnmask, Unmasking
+from fl_cluster.privacy.ring.server import CannotUnmask, Unmasking, check_report_tags
 from fl_cluster.rounds.events import Verdict
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
@@ -99,13 +99,44 @@ class RingDesk:
 
     async def deliver(self, ref: RoundRef, asked: RequestSecureRead) -> StepAnswer:
         """A device gets the shares that are meant for it."""
-        is_ready = _complete(Step.SHARES)
-        verdict = await self._take_note(ref, Step.SHARES_READ, asked, is_ready)
-        if verdict is not Verdict.ACCEPTED:
+
+        def is_ready(seen: Snapshot) -> bool:
+            return seen.is_collecting and Step.SHARES in seen.complete
+
+        await self._hold(ref, asked, is_ready)
+        if (verdict := await self._unless(ref, is_ready)) is not None:
             return StepAnswer(verdict)
         roster, sharings = await self._records.roster(ref), await self._records.sharings(ref)
-        delivery = roster.deliver(asked.fl_id or "", sharings)
-        return StepAnswer(verdict, packing.pack_delivery(delivery, len(roster.offers)))
+        if roster.find(asked.fl_id or "") not in sharings:
+            return StepAnswer(Verdict.UNPREPARED)
+        delivery = packing.pack_delivery(
+            roster.deliver(asked.fl_id or "", sharings), len(roster.offers)
+        )
+        return StepAnswer(Verdict.ACCEPTED, delivery)
+
+    async def report(self, number: int, device: str, tags: bytes) -> bool:
+        """Keep what a device tells its neighbours with its update for round `number`.
+
+        This comes before the update is claimed, and only a device that has told it gets the
+        claim: whoever is counted has.  Whether the update is wanted is not asked here.
+        False when the device has told something else before, which counts; PeerProtocolError
+        when these cannot be its tags.
+        """
+        is_ready = _complete(Step.SHARES)
+        seen = await self._desk.see(number, is_ready)
+        ref = seen.ref
+        if ref.number != number or not is_ready(seen):
+            return True
+        roster, sharings = await self._records.roster(ref), await self._records.sharings(ref)
+        index = roster.find(device)
+        if index is None or index not in sharings:
+            return True
+        check_report_tags(tags, len(roster.peers(index, frozenset(sharings))))
+        told = await self._desk.tell(Step.SHARES_READ, device, number, tags)
+        if told.verdict is not Verdict.DUPLICATE:
+            return True
+        first = await self._records.first_message(told.snapshot.ref, Step.SHARES_READ, device)
+        return first == tags
 
     async def survivors(self, ref: RoundRef, asked: RequestSecureRead) -> StepAnswer:
         """A device learns whose updates are in the sum."""
@@ -113,7 +144,9 @@ class RingDesk:
         if verdict is not Verdict.ACCEPTED:
             return StepAnswer(verdict)
         roster, counted = await self._records.roster(ref), await self._records.counted(ref)
-        return StepAnswer(verdict, packing.pack_survivors(counted, len(roster.offers)))
+        tags = await self._records.report_tags(ref)
+        survivors = roster.survivors(asked.fl_id or "", counted, tags)
+        return StepAnswer(verdict, packing.pack_survivors(survivors, len(roster.offers)))
 
     async def confirm(self, ref: RoundRef, sent: RequestSecureConfirm) -> StepAnswer:
         """A device confirms the list to its neighbours."""
@@ -200,16 +233,22 @@ class RingDesk:
         is_ready: Callable[[Snapshot], bool],
     ) -> Verdict:
         """Let a device read on as soon as there is something to read."""
+        await self._hold(ref, asked, is_ready)
+        told = await self._desk.tell(step, asked.fl_id or "", ref.number)
+        if told.snapshot.ref != ref:
+            return Verdict.STALE_ROUND
+        return Verdict.ACCEPTED if told.verdict is Verdict.DUPLICATE else told.verdict
+
+    async def _hold(
+        self, ref: RoundRef, asked: RequestSecureRead, is_ready: Callable[[Snapshot], bool]
+    ) -> None:
+        """Keep a device waiting for what it wants to read, while that may come."""
 
         def is_over(seen: Snapshot) -> bool:
             is_under_way = seen.is_collecting or seen.is_unmasking
             return seen.ref != ref or not is_under_way or is_ready(seen)
 
         await self._desk.wait(ref.number, is_over, asked.hold_ms or 0)
-        told = await self._desk.tell(step, asked.fl_id or "", ref.number)
-        if told.snapshot.ref != ref:
-            return Verdict.STALE_ROUND
-        return Verdict.ACCEPTED if told.verdict is Verdict.DUPLICATE else told.verdict
 
     async def _unless(self, ref: RoundRef, is_ready: Callable[[Snapshot], bool]) -> Verdict | None:
         """What a device hears that comes before the round is that far, or after."""

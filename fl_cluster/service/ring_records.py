@@ -15,7 +15,7 @@ from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.degrees import Assumptions
 from fl_cluster.privacy.ring.device import Verify
 from fl_cluster.privacy.ring.messages import Confirmation, Offer, Reveal, RingRound, Sharing
-from fl_cluster.privacy.ring.server import Roster
+from fl_cluster.privacy.ring.server import ReportTags, Roster
 from fl_cluster.rounds.exchange import Step
 from fl_cluster.rounds.phases import RoundRef
 from fl_cluster.service.once import OnceEach
@@ -121,6 +121,23 @@ class RingRecords:
             return indices_of(roster, [each.device for each in await self._rounds.reported(ref)])
 
         return await self._once.get((ref, "counted"), load)
+
+    async def report_tags(self, ref: RoundRef) -> ReportTags:
+        """What came with the counted updates; once no further one is counted."""
+
+        async def load() -> ReportTags:
+            roster, sharings = await self.roster(ref), await self.sharings(ref)
+            counted = await self.counted(ref)
+            told = await self._store.told(ref, Step.SHARES_READ)
+            sent = {roster.index(device): tags for device, tags in told.items()}
+            if not counted <= sent.keys():
+                raise StoreCorrupt(f"round {ref}: an update is counted without its tags")
+            try:
+                return ReportTags(roster, frozenset(sharings), sent)
+            except PeerProtocolError as exc:
+                raise StoreCorrupt(f"a message of a masked round is damaged: {exc}") from exc
+
+        return await self._once.get((ref, Step.SHARES_READ), load)
 
     async def confirmations(self, ref: RoundRef) -> dict[int, Confirmation]:
         """What has been confirmed so far, by the sender's index."""

@@ -46,6 +46,16 @@ def messages_of(kind: type[Message], stored: Mapping[str, bytes]) -> dict[str, M
     return _made_of(kind, stored, dict)
 
 
+def keeps_keys_of(stored: bytes, offer: RequestExchangeKeys) -> bool:
+    """Whether these are the keys that an offer has, whenever it was signed."""
+    found = _made_of(RequestExchangeKeys, {"": stored}, dict)[""]
+    return _public(found) == _public(offer)
+
+
+def _public(offer: RequestExchangeKeys) -> tuple[object, ...]:
+    return (offer.c_pk, offer.s_pk, offer.ind_iv, offer.pw_iv, offer.pw_salt)
+
+
 async def read_messages(
     kind: type[Message],
     stored: Mapping[str, bytes],
@@ -121,12 +131,9 @@ class ToldSteps:
         found = await self._read(SendClientListSign, ref, Step.SIGNATURES, dict)
         return {device: message.signature or b"" for device, message in found.items()}
 
-    async def offer(self, ref: RoundRef, device: str) -> RequestExchangeKeys | None:
-        """What a device has offered, also while others are still to offer."""
-        stored = await self._store.message(ref, Step.KEYS, device)
-        if stored is None:
-            return None
-        return messages_of(RequestExchangeKeys, {device: stored})[device]
+    async def offer(self, ref: RoundRef, device: str) -> bytes | None:
+        """A device's keys as they are kept, also while others are still to offer."""
+        return await self._store.message(ref, Step.KEYS, device)
 
     async def has(self, ref: RoundRef, step: Step, device: str) -> bool:
         """Whether the device has taken a step, as the store knows it now."""

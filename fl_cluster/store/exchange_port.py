@@ -23,6 +23,14 @@ class ExchangeStore(Protocol):
     ) -> Verdict:
         """Take a device's step; of several messages the first stays."""
 
+    async def replace_keys(
+        self, ref: RoundRef, device: str, message: bytes, former: bytes, at: Millis | None = None
+    ) -> Verdict:
+        """Take a device's keys in place of its `former` ones, or as its first.
+
+        `duplicate` when it has others by now, `enough` once nobody's keys are awaited.
+        """
+
     async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
         """Device -> message, in the order of the devices' bytes; of a round just over too."""
 

@@ -241,11 +241,19 @@ class MemoryRoundStore:
     async def tell(
         self, ref: RoundRef, step: Step, device: str, message: bytes, at: Millis | None = None
     ) -> Verdict:
-        now = self._at(at)
-        verdict = self._step(Tell(ref, step, device, message, now))
+        return self._tell(Tell(ref, step, device, message, self._at(at)))
+
+    async def replace_keys(
+        self, ref: RoundRef, device: str, message: bytes, former: bytes, at: Millis | None = None
+    ) -> Verdict:
+        return self._tell(Tell(ref, Step.KEYS, device, message, self._at(at), former))
+
+    def _tell(self, event: Tell) -> Verdict:
+        verdict = self._step(event)
         if verdict is Verdict.ACCEPTED:
-            so_far = self._exchanges.get(ref, Exchange())
-            self._exchanges[ref] = so_far.add(step, device, message, now)
+            so_far = self._exchanges.get(event.ref, Exchange())
+            told = so_far.add(event.step, event.device, event.message, event.at)
+            self._exchanges[event.ref] = told
         return verdict
 
     async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:

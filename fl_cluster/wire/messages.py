@@ -262,6 +262,7 @@ class RequestUpdateModel(NamedTuple):
     # msgpack only
     plain_weights: bool = False
     masked_terms: Int8s | None = None
+    masked_tags: Int8s | None = None
 
 
 class Receipt(NamedTuple):
@@ -686,6 +687,7 @@ class ResponseSecureSurvivors(NamedTuple):
     reason: str | None = None
     iteration: int = 0
     counted: Int8s | None = None
+    tags: Int8s | None = None
     verdict: str | None = None
     retry_after_ms: int | None = None
 
@@ -869,6 +871,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("unsupervised_eval_items", Kind.TABLE, 14, None, UnsupervisedEvalItems),
             Field("plain_weights", Kind.BOOL, None, False),
             Field("masked_terms", Kind.INT8S, None),
+            Field("masked_tags", Kind.INT8S, None),
         ),
         Receipt: (
             Field("round", Kind.INT, None, 0),
@@ -1154,6 +1157,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("reason", Kind.STRING, None),
             Field("iteration", Kind.INT, None, 0),
             Field("counted", Kind.INT8S, None),
+            Field("tags", Kind.INT8S, None),
             Field("verdict", Kind.STRING, None),
             Field("retry_after_ms", Kind.INT, None),
         ),

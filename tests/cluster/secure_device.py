@@ -20,7 +20,7 @@ from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.device import RingDevice
-from fl_cluster.privacy.ring.messages import RingRound, RosterView
+from fl_cluster.privacy.ring.messages import Report, RingRound, RosterView
 from fl_cluster.privacy.ring.terms import terms_of
 from fl_cluster.wire import messages, packed
 
@@ -162,22 +162,23 @@ class SecureDevice:
         size, neighbours = len(view.leaves), sorted(view.offers)
         await step("secure/share", packing.pack_sharing(place, device.share(view)))
         delivery = packing.unpack_delivery(await step("secure/delivery", read), size, neighbours)
-        masked = device.report(delivery, self.terms(train(self.base)))
-        answer = await step("updateModel", self.update(masked))
+        report = device.report(delivery, self.terms(train(self.base)))
+        answer = await step("updateModel", self.update(report))
         assert answer.receipt.round == place.number
         self.reported = True
-        counted = packing.unpack_survivors(await step("secure/survivors", read), size)
-        confirmation = device.confirm(counted)
+        told = await step("secure/survivors", read)
+        confirmation = device.confirm(packing.unpack_survivors(told, size, neighbours))
         await step("secure/confirm", packing.pack_confirmation(place, confirmation))
         tags = packing.unpack_tags(await step("secure/tags", read), size)
         reveal = packing.pack_reveal(place, device.reveal(tags), size)
         await step("secure/reveal", reveal)
 
-    def update(self, masked: Any) -> messages.RequestUpdateModel:
+    def update(self, report: Report) -> messages.RequestUpdateModel:
         """What it uploads."""
         return messages.RequestUpdateModel(
             fl_id=self.name,
             iteration=self.admitted.iteration,
             upload_loss=0.5,
-            masked_terms=packing.pack_terms(masked),
+            masked_terms=packing.pack_terms(report.terms),
+            masked_tags=packing.pack_report_tags(report.tags),
         )

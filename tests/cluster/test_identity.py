@@ -27,7 +27,13 @@ from fl_cluster.app import launch
 from fl_cluster.app.demo_cluster import free_ports
 from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
 from fl_cluster.errors import CallerProtocolError
-from fl_cluster.sdk import DeviceIdentity, FederatedDevice, RoundPlan, TrainResult
+from fl_cluster.sdk import (
+    DeviceIdentity,
+    FederatedDevice,
+    Protection,
+    RoundPlan,
+    TrainResult,
+)
 from fl_cluster.store.model_files import write_model
 from fl_cluster.wire import flat, messages, packed
 
@@ -423,6 +429,31 @@ def test_a_server_that_cannot_read_its_roots_says_so_and_does_not_start(
 
     with pytest.raises(Exception, match=r"init root cert and crl failed\. .*expected a certif"):
         verifying()
+
+
+async def test_the_line_of_a_job_under_masks_holds_its_servers_to_them(
+    start: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = start("encrypt: {encrypt_type: SECURE_AGGREGATION}\n", start_fl_job_threshold="3")
+    made = [cluster.command("join-line", "--label", label) for label in ("a", "b", "c")]
+    own = cluster.command("join-line", "--label", "d", "--protection", "DP_ENCRYPT,epsilon=1")
+    other = cluster.command("join-line", "--label", "d", "--protection", "NOT_ENCRYPT")
+    plain = (tmp_path / "job.yaml").read_text().replace("SECURE_AGGREGATION", "NOT_ENCRYPT")
+    (tmp_path / "job.yaml").write_text(plain)
+    running = cluster.command("join-line", "--label", "e")
+
+    lines = [each.stdout.strip() for each in made]
+    devices = [FederatedDevice.join(line, train=add_one, data_size=1) for line in lines]
+    results = await asyncio.gather(*(device.run() for device in devices))
+
+    assert [result.rounds for result in results] == [(1, 2, 3)] * 3
+    assert {device.protection for device in devices} == {Protection("SECURE_AGGREGATION")}
+    assert "devices that use the line insist on SECURE_AGGREGATION" in made[0].stderr
+    assert "protection=" not in other.stdout
+    assert (own.returncode, own.stdout) == (2, "")
+    assert "--protection: DP_ENCRYPT without the largest epsilon and delta" in own.stderr
+    # What runs decides, as it does for a server that has another file.
+    assert "protection=SECURE_AGGREGATION" in running.stdout
 
 
 def test_a_participant_needs_nothing_but_the_line_to_join_over_tls(

@@ -18,10 +18,13 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
 
 from fl_cluster.app.launch import Started
+from fl_cluster.errors import PeerProtocolError
 from fl_cluster.sdk import (
     DeviceIdentity,
     FederatedDevice,
@@ -31,6 +34,8 @@ from fl_cluster.sdk import (
     open_session,
 )
 from fl_cluster.sdk.retry import Backoff
+from fl_cluster.wire import packed
+from fl_cluster.wire.messages import RequestUpdateModel, ResponseFLJob
 
 pytestmark = [pytest.mark.cluster, pytest.mark.redis]
 
@@ -358,3 +363,63 @@ async def test_devices_with_certificates_prove_themselves_to_each_other(
         assert result.rounds == (1, 2)
         for tensor, values in expected.items():
             np.testing.assert_allclose(result.weights[tensor], values, rtol=0, atol=1e-4)
+
+
+@asynccontextmanager
+async def in_between(server: str, change: Callable[[ResponseFLJob], ResponseFLJob]) -> Any:
+    """A way to the server that changes what it answers to check-ins; the address and what came."""
+    asked: list[tuple[str, bytes]] = []
+    application = web.Application(client_max_size=2**24)
+    async with aiohttp.ClientSession() as session:
+
+        async def forward(request: web.Request) -> web.Response:
+            endpoint, body = request.match_info["endpoint"], await request.read()
+            asked.append((endpoint, body))
+            kind = {"Content-Type": "application/msgpack"}
+            async with session.post(f"{server}/{endpoint}", data=body, headers=kind) as answer:
+                told = await answer.read()
+            if endpoint == "startFLJob" and answer.status == 200:
+                told = packed.encode(change(packed.decode(ResponseFLJob, told)))
+            return web.Response(status=answer.status, body=told, headers=kind)
+
+        application.router.add_post("/{endpoint:.*}", forward)
+        async with TestServer(application) as door:
+            yield str(door.make_url("")).rstrip("/"), asked
+
+
+def without_masks(answer: ResponseFLJob) -> ResponseFLJob:
+    """From the third round on: no word of any protection."""
+    plan = answer.fl_plan_config
+    if plan is None or answer.iteration < 3:
+        return answer
+    return answer._replace(fl_plan_config=plan._replace(cipher=None), secure=None)
+
+
+@pytest.mark.parametrize("kind", ["PW_ENCRYPT", "SECURE_AGGREGATION"])
+async def test_a_server_that_drops_the_masks_between_two_rounds_gets_no_plain_update(
+    running: Running, kind: str
+) -> None:
+    with running(5, {"encrypt.encrypt_type": kind}) as cluster:
+        urls = [f"http://{server.address}" for server in cluster[1:]]
+        async with in_between(urls[0], without_masks) as (lying, asked), asyncio.timeout(50):
+            devices = {
+                name: FederatedDevice(
+                    lying if name == NAMES[0] else urls,
+                    device_id=name,
+                    train=trainer(name, dies=False, on_train=lambda name: None),
+                    data_size=size_of(name),
+                )
+                for name in NAMES
+            }
+            others = [asyncio.create_task(devices[name].run()) for name in NAMES[1:]]
+            with pytest.raises(PeerProtocolError, match=f"in {kind} as before, or better.*NOT_ENC"):
+                await devices[NAMES[0]].run()
+            for other in others:
+                other.cancel()
+
+    bodies = [body for endpoint, body in asked if endpoint == "updateModel"]
+    sent = [packed.decode(RequestUpdateModel, body) for body in bodies]
+    assert {update.iteration for update in sent} <= {1, 2}
+    assert sent
+    assert not any(update.plain_weights for update in sent)
+    assert asked[-1][0] == "startFLJob"

@@ -426,6 +426,31 @@ def test_of_two_servers_one_is_told_of_each_round(
     assert len(list((bench.folder / "fl_ckpt").iterdir())) == 3
 
 
+def test_a_round_that_is_cut_off_by_three_new_runs_at_once_is_told_once(
+    bench: Bench, wait_until: Wait, free_port: Callable[..., int]
+) -> None:
+    bench.schedule()
+    wait_until(lambda: bench.state().get("code"), "the scheduler answers", timeout_s=30)
+    serve_until_started(bench, wait_until)
+    bench.http_port = free_port()
+    bench.serve("--report=second.jsonl")
+    wait_until(lambda: bench.lines("second.jsonl"), "the second server has started", timeout_s=30)
+    url = f"http://127.0.0.1:{bench.manage_port}/newInstance"
+
+    for threshold in (3, 1, 2):
+        body = json.dumps({"start_fl_job_threshold": threshold}).encode()
+        with urllib.request.urlopen(url, body, timeout=10) as reply:
+            assert json.loads(reply.read())["code"] == "0"
+    one_round(bench, wait_until, 1)
+
+    metrics = (bench.folder / "metrics.json").read_text().splitlines()
+    lines = [*bench.lines(), *bench.lines("second.jsonl")]
+    told = [line[1]["iteration_result"] for line in lines if line[0] == "on_iteration_end"]
+    assert sorted(told) == sorted([*["New instance"] * (len(metrics) - 1), FINISHED])
+    runs = [json.loads(line)["instanceName"] for line in metrics]
+    assert len(runs) == len(set(runs))
+
+
 def test_a_server_that_an_operator_takes_out_returns_to_its_program(
     bench: Bench, wait_until: Wait
 ) -> None:

@@ -69,6 +69,28 @@ def test_a_wrong_password_is_one_sentence(
     assert job.processes() == []
 
 
+def test_a_password_on_the_command_line_is_told_and_not_passed_on_in_arguments(
+    make_job: Callable[..., Any], start_redis: Callable[..., Any]
+) -> None:
+    redis = start_redis("--requirepass", "s3cret")
+    job = make_job(redis.address)
+    secret = "--set=distributed_cache.password=s3cret"
+
+    started = [
+        job.run("run_sched.py", secret),
+        job.run("run_server.py", "--local_server_num=2", secret),
+    ]
+
+    for each in started:
+        assert each.returncode == 0, each.stderr
+        assert "set the environment variable FL_CLUSTER_REDIS_PASSWORD instead" in each.stderr
+        assert "s3cret" not in each.stdout + each.stderr
+    running = job.processes()
+    assert len(running) == 3
+    assert not [each for each in running if "s3cret" in " ".join(each.cmdline())]
+    assert len(job.nodes()) == 2
+
+
 @pytest.mark.parametrize(
     ("rights", "words"),
     [

@@ -223,6 +223,27 @@ def test_the_state_is_shown_to_people_and_to_programs(job: Any) -> None:
     assert json.loads(program)["detail"]["round"]["number"] == 1
 
 
+def test_servers_start_although_nobody_reads_their_second_line(job: Any) -> None:
+    """As with `run_server.py | head -1`."""
+    starting = subprocess.Popen(
+        job.command("run_server.py", "--local_server_num=2"),
+        cwd=job.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert starting.stdout is not None
+    assert starting.stderr is not None
+    assert starting.stdout.readline().startswith("server ")
+    starting.stdout.close()
+
+    complaints = starting.stderr.read()
+    starting.stderr.close()
+
+    assert (starting.wait(60), complaints) == (0, "")
+    assert len(job.processes()) == 2
+
+
 @pytest.fixture
 def copied_scripts(tmp_path: Path) -> Path:
     """The scripts in a checkout without the package, under a name of their own."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from blackbox.cluster import Cluster, now_ms, until
-from blackbox.masking import MaskingDevice
+from blackbox.masking import MaskingDevice, as_bytes, public
 from blackbox.wire import Message, read, table
 
 WEIGHTS = {"w000": [0.5, 0.25, -1.0], "w001": [2.0, 4.0]}
@@ -20,6 +23,7 @@ PW = (
     "round.update_model_ratio=0.6",
     "cluster.masked_hold_ms=0",
 )
+PUBLISHED = Path(__file__).resolve().parents[1] / "data" / "answers"
 NO_MESSAGE = b"\x05" * 64
 NO_TIME = {"timestamp": None}
 
@@ -127,16 +131,25 @@ LISTS = {
 }
 
 
+def assert_refused(answer: Message, name: str, code: int, reason: str | None) -> None:
+    """Whether there is a list and it is empty, or there is none, is as it always was."""
+    assert_told(answer, code, reason)
+    if name == "getClientList":
+        assert answer.clients == []
+    elif name in LISTS:
+        assert getattr(answer, LISTS[name]) is None
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_what_is_no_message_is_told_so(three: Three, name: str) -> None:
-    assert_told(three.say(name, NO_MESSAGE), 400, SCHEMAS[name])
+    assert_refused(three.say(name, NO_MESSAGE), name, 400, SCHEMAS[name])
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_request_of_nobody_is_no_message_either(three: Three, name: str) -> None:
     body = MaskingDevice("x", 1, {}).ask(TABLES[name], fl_id=None)
 
-    assert_told(three.say(name, body), 400, SCHEMAS[name])
+    assert_refused(three.say(name, body), name, 400, SCHEMAS[name])
 
 
 @pytest.mark.parametrize("name", ["pushListSign", "getListSign"])
@@ -176,7 +189,7 @@ def test_the_number_of_another_round_is_refused_before_the_device(
     for device in ("c1", "zz"):
         body = MaskingDevice(device, 1, {}, number=number).ask(TABLES[name])
 
-        assert_told(three.say(name, body), *OTHER_ROUNDS[name])
+        assert_refused(three.say(name, body), name, *OTHER_ROUNDS[name])
 
 
 # -- exchangeKeys ------------------------------------------------------------------------
@@ -248,17 +261,71 @@ def test_after_the_keys_a_timestamp_is_needed_only_where_devices_sign(three: Thr
     three.accept("getKeys", three.devices[0].ask("GetExchangeKeys", timestamp=None))
 
 
-def test_the_same_keys_again_are_known_and_other_ones_are_refused(three: Three) -> None:
+KNOWN = "The server has received the request, please do not request again."
+
+
+def restarted(device: MaskingDevice) -> MaskingDevice:
+    """The device after its process has ended: its keys are new."""
+    return MaskingDevice(device.name, 8, WEIGHTS)
+
+
+def test_the_same_keys_again_are_known(three: Three) -> None:
     three.join()
     device = three.devices[0]
     three.accept("exchangeKeys", device.keys())
 
     for server in (0, 1):
-        again = three.say("exchangeKeys", device.keys(), server)
-        text = "The server has received the request, please do not request again."
-        assert (again.retcode, again.reason) == (200, text)
-        other = MaskingDevice(device.name, 8, WEIGHTS).keys()
-        assert_told(three.say("exchangeKeys", other, server), 300, NO_KEYS)
+        assert_told(three.say("exchangeKeys", device.keys(), server), 200, KNOWN)
+
+
+def test_keys_that_come_several_times_at_once_are_known(three: Three) -> None:
+    """As those of a device whose connection broke: its HTTP client sends the request again."""
+    three.join()
+    bodies = [device.keys() for device in three.devices for _ in range(5)]
+    bodies += [restarted(three.devices[0]).keys()] * 5
+
+    def offer(number: int) -> int:
+        return three.say("exchangeKeys", bodies[number], number % 2).retcode
+
+    with ThreadPoolExecutor(10) as pool:
+        told = list(pool.map(offer, range(len(bodies))))
+
+    assert set(told[5:15]) == {200}  # of the first device one or the other set of keys is taken
+    answer = three.accept("getKeys", three.devices[1].ask("GetExchangeKeys"))
+    assert [each.fl_id for each in answer.remote_publickeys] == ["c1", "c2", "c3"]
+
+
+def test_a_device_that_comes_back_with_new_keys_goes_on_with_these(three: Three) -> None:
+    three.join()
+    first, *others = three.devices
+    three.accept("exchangeKeys", first.keys())
+    for server in (0, 1):
+        first = three.devices[0] = restarted(first)
+        for _ in range(2):
+            assert_told(three.say("exchangeKeys", first.keys(), server), 200, KNOWN)
+    assert three.say("getKeys", first.ask("GetExchangeKeys")).retcode == 201
+
+    for device in others:
+        three.accept("exchangeKeys", device.keys())
+
+    for server in (0, 1):
+        for device in three.devices:
+            answer = three.say("getKeys", device.ask("GetExchangeKeys"), server)
+            found = {each.fl_id: each for each in answer.remote_publickeys}
+            assert as_bytes(found["c1"].s_pk) == public(first.mask_key)
+            assert as_bytes(found["c1"].pw_salt) == first.pair_salt
+
+
+def test_new_keys_that_nobody_could_use_do_not_take_the_place_of_good_ones(three: Three) -> None:
+    three.join()
+    device = three.devices[0]
+    three.accept("exchangeKeys", device.keys())
+
+    for fields in UNFIT.values():
+        answer = three.say("exchangeKeys", restarted(device).keys(**fields))
+        assert_told(answer, 300, NO_KEYS)
+
+    assert_told(three.say("exchangeKeys", device.keys()), 200, KNOWN)
 
 
 ENOUGH_KEYS = "Current amount for exchangeKey is enough. Please retry later."
@@ -274,16 +341,24 @@ def test_enough_keys_are_told_before_anything_else_but_not_to_who_is_among_them(
         bodies = (NO_MESSAGE, late.keys(), late.ask("RequestExchangeKeys", iteration=9))
         for body in bodies:
             assert_told(three.say("exchangeKeys", body, server), 300, ENOUGH_KEYS)
-        again = three.say("exchangeKeys", three.devices[0].keys(), server)
-        assert again.retcode == 200
+        assert_told(three.say("exchangeKeys", three.devices[0].keys(), server), 200, KNOWN)
+
+
+def test_nobody_gets_new_keys_in_once_all_are_there(three: Three) -> None:
+    """Others may have read those that are there."""
+    three.offer()
+    device = three.devices[0]
+    other = restarted(device)
+
+    for server in (0, 1):
+        for body in (other.keys(), other.keys(s_pk=None), other.ask("RequestExchangeKeys")):
+            assert_told(three.say("exchangeKeys", body, server), 300, ENOUGH_KEYS)
+        answer = three.say("getKeys", device.ask("GetExchangeKeys"), server)
+        [entry] = [each for each in answer.remote_publickeys if each.fl_id == device.name]
+        assert as_bytes(entry.s_pk) == public(device.mask_key)
 
 
 # -- getKeys -----------------------------------------------------------------------------
-
-
-def assert_no_list(answer: Message, name: str, code: int) -> None:
-    assert_told(answer, code, None)
-    assert getattr(answer, LISTS[name]) is None
 
 
 @pytest.mark.parametrize("device", ["c1", "zz"])
@@ -293,7 +368,7 @@ def test_keys_are_not_there_before_all_are(three: Three, device: str) -> None:
 
     answer = three.say("getKeys", MaskingDevice(device, 1, {}).ask("GetExchangeKeys"))
 
-    assert_no_list(answer, "getKeys", 201)
+    assert_refused(answer, "getKeys", 201, None)
 
 
 def test_who_offered_no_keys_gets_none(three: Three) -> None:
@@ -301,7 +376,7 @@ def test_who_offered_no_keys_gets_none(three: Three) -> None:
 
     answer = three.say("getKeys", MaskingDevice("zz", 1, {}).ask("GetExchangeKeys"))
 
-    assert_no_list(answer, "getKeys", 400)
+    assert_refused(answer, "getKeys", 400, None)
 
 
 def test_everybody_gets_all_keys_in_one_order_and_as_often_as_it_asks(three: Three) -> None:
@@ -410,7 +485,7 @@ def test_shares_are_not_there_before_all_are(three: Three, device: str) -> None:
 
     answer = three.say("getSecrets", MaskingDevice(device, 1, {}).ask("GetShareSecrets"))
 
-    assert_no_list(answer, "getSecrets", 201)
+    assert_refused(answer, "getSecrets", 201, None)
 
 
 def test_who_shared_nothing_gets_nothing(three: Three) -> None:
@@ -418,7 +493,7 @@ def test_who_shared_nothing_gets_nothing(three: Three) -> None:
 
     answer = three.say("getSecrets", MaskingDevice("zz", 1, {}).ask("GetShareSecrets"))
 
-    assert_no_list(answer, "getSecrets", 400)
+    assert_refused(answer, "getSecrets", 400, None)
 
 
 def test_a_device_gets_what_others_sealed_for_it_as_often_as_it_asks(three: Three) -> None:
@@ -442,8 +517,7 @@ def test_the_list_is_not_there_before_all_have_reported(three: Three, device: st
 
     answer = three.say("getClientList", MaskingDevice(device, 1, {}).ask("GetClientList"))
 
-    assert_told(answer, 201, NOT_READY)
-    assert not answer.clients
+    assert_refused(answer, "getClientList", 201, NOT_READY)
 
 
 @pytest.mark.parametrize("device", ["c3", "zz"])
@@ -452,8 +526,8 @@ def test_who_is_not_in_the_list_does_not_get_it(three: Three, device: str) -> No
 
     answer = three.say("getClientList", MaskingDevice(device, 1, {}).ask("GetClientList"))
 
-    assert_told(answer, 400, f"fl_id: {device} is not in the update_model_clients")
-    assert not answer.clients
+    text = f"fl_id: {device} is not in the update_model_clients"
+    assert_refused(answer, "getClientList", 400, text)
 
 
 def test_the_list_is_the_same_for_all_as_often_as_they_ask(three: Three) -> None:
@@ -540,6 +614,48 @@ def test_shares_are_taken_once_and_the_last_says_so(three: Three) -> None:
     assert_told(three.say("reconstructSecrets", other.reveal()), 200, TAKEN, 2)
 
 
+# -- as the published server answered ----------------------------------------------------
+
+with (PUBLISHED / "answers.tsv").open(encoding="ascii") as lines:
+    ANSWERS = {
+        (name, case): bytes.fromhex(body) for name, case, body in csv.reader(lines, "excel-tab")
+    }
+RESPONSES = {
+    "exchangeKeys": "ResponseExchangeKeys",
+    "getKeys": "ReturnExchangeKeys",
+    "shareSecrets": "ResponseShareSecrets",
+    "getSecrets": "ReturnShareSecrets",
+    "getClientList": "ReturnClientList",
+    "reconstructSecrets": "ReconstructSecret",
+}
+
+
+def asked_in(name: str, case: str) -> bytes:
+    device = "zz" if case.startswith("an unknown device") else "c1"
+    number = 9 if case.endswith("iteration 9") else 1
+    message = MaskingDevice(device, 1, {}, number=number).ask(TABLES[name])
+    return NO_MESSAGE if case == "no FlatBuffer" else message
+
+
+def fields(name: str, body: bytes) -> dict[str, Any]:
+    """What the answer says; when to come back is another time each time."""
+    found = read(RESPONSES[name], body).fields
+    assert int(found["nextReqTime"]) > 0
+    return found | {"nextReqTime": "a time"}
+
+
+@pytest.mark.parametrize(("name", "case"), ANSWERS, ids=[": ".join(key) for key in ANSWERS])
+def test_an_answer_has_the_fields_of_the_published_servers_and_the_same_in_them(
+    three: Three, name: str, case: str
+) -> None:
+    """What is absent there is absent here, and what is empty there is empty here."""
+    three.join()
+
+    reply = three.cluster.post(name, asked_in(name, case))
+
+    assert fields(name, reply.body) == fields(name, ANSWERS[name, case])
+
+
 # -- all together ------------------------------------------------------------------------
 
 
@@ -561,7 +677,7 @@ def test_the_plan_says_how_to_mask(three: Three) -> None:
     assert (plan.cipher.encrypt_type, params.t, params.g) == ("PW_ENCRYPT", 1, 1)
     assert bytes(params.p) == bytes(32)
     prime = int.from_bytes(bytes(params.prime), "big")
-    assert (len(params.prime), prime.bit_length()) == (33, 264)
+    assert (len(params.prime), prime) == (33, 2**264 - 275)
 
 
 def test_an_update_whose_device_has_not_read_its_shares_comes_after_its_content(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from blackbox.cluster import Cluster, until
-from blackbox.masking import MaskingDevice
+from blackbox.masking import MaskingDevice, as_bytes, clamped, public
 from blackbox.wire import Message, features, pack
 
 LONG = {"w000": [0.5, 0.25, -1.0, 3.0, -0.125], "w001": [2.0, 4.0], "w002": [0.0, 1.0, -2.0]}
@@ -153,6 +155,54 @@ def test_a_round_of_prompt_devices_takes_two_seconds_and_gives_the_mean(
 
     assert_mean(masked, cohort, range(3))
     assert took_s < 3
+
+
+def started_again(device: MaskingDevice) -> MaskingDevice:
+    """The same device with the keys of a new process."""
+    return replace(device, share_key=clamped(), mask_key=clamped(), pair_salt=os.urandom(32))
+
+
+def test_who_is_started_again_while_keys_are_gathered_is_in_the_mean(
+    masked: Cluster, cohort: Cohort
+) -> None:
+    cohort.check_in()
+    cohort.offer(range(2))
+    cohort.devices[:2] = [started_again(device) for device in cohort.devices[:2]]
+    for who in ((0, 1), (2, 3)):
+        cohort.offer(who)
+    for step in (cohort.hear_keys, cohort.share, cohort.hear_shares):
+        step()
+    cohort.upload(range(3))
+    cohort.hear_list(range(3))
+    cohort.reveal(range(3))
+
+    assert_mean(masked, cohort, range(3))
+
+
+def test_keys_that_come_in_anew_while_the_last_ones_do_are_the_same_for_everybody(
+    masked: Cluster, cohort: Cohort
+) -> None:
+    cohort.check_in()
+    cohort.offer(range(2))
+    lives = [started_again(cohort[0]) for _ in range(12)]
+
+    def offer(number: int) -> int:
+        device = lives[number] if number < len(lives) else cohort[number - len(lives) + 2]
+        return masked.say("exchangeKeys", device.keys(), server=number % 2).retcode
+
+    with ThreadPoolExecutor(14) as pool:
+        told = list(pool.map(offer, range(14)))
+
+    assert told[-2:] == [200, 200]
+    taken = {public(cohort[0].mask_key)}
+    taken |= {public(lives[number].mask_key) for number in range(12) if told[number] == 200}
+    found = set()
+    for server in (0, 1):
+        for device in cohort.devices:
+            answer = masked.say("getKeys", device.ask("GetExchangeKeys"), server=server)
+            found |= {as_bytes(x.s_pk) for x in answer.remote_publickeys if x.fl_id == "device-0"}
+    assert len(found) == 1
+    assert found <= taken
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,24 @@ def test_a_straggler_of_a_failed_round_is_told_so_and_gets_the_old_model(cluster
     assert cluster.say("getModel", get_model(1)).tensors == base
 
 
+def test_no_line_calls_a_job_disabled_that_a_new_run_begins(
+    cluster: Cluster,
+) -> None:
+    def lines() -> list[tuple[str, str]]:
+        new = cluster.metrics()[before:]
+        return [(line["iterationResult"], line["instanceStatus"]) for line in new]
+
+    cluster.join("c1")
+    before = len(cluster.metrics())
+
+    cluster.grant("/disableFLS")
+    until(lambda: lines() == [("fail", "running")], "the round that was cut off has its line")
+    cluster.fresh()
+
+    # One more if the next round had been opened already.
+    assert lines() in ([("fail", "running")], [("fail", "running")] * 2)
+
+
 def test_visits_are_counted_as_accepted_and_refused(cluster: Cluster) -> None:
     cluster.say("startFLJob", check_in("c1", data_size=0))
     cluster.join("c1", "c2")

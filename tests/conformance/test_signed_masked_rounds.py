@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from blackbox.cluster import Cluster, now_ms
-from blackbox.masking import MaskingDevice, as_bytes, public
+from blackbox.masking import MaskingDevice, as_bytes, clamped, public
 from blackbox.wire import Message, pack, read
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -196,11 +196,16 @@ def test_a_whole_round_with_a_signed_list_gives_the_mean(signed: Signed) -> None
 def test_keys_go_out_with_what_proves_whose_they_are(signed: Signed) -> None:
     signed.offer()
 
+    assert_keys_are_proved(signed)
+
+
+def assert_keys_are_proved(signed: Signed) -> None:
     for device in signed.devices:
         answer = signed.accept("getKeys", device.ask("GetExchangeKeys"))
         assert answer.iteration == 1
         for entry in answer.remote_publickeys:
             (peer,) = [each for each in signed.devices if each.name == entry.fl_id]
+            assert as_bytes(entry.s_pk) == public(peer.mask_key)
             text = as_bytes(entry.c_pk) + as_bytes(entry.s_pk)
             text += f"{entry.timestamp}{entry.iteration}".encode()
             key = peer.chain.certificates[0].public_key()
@@ -264,6 +269,17 @@ def test_an_old_signature_and_one_of_a_stranger_are_refused_with_a_time(
         assert int(answer.next_req_time) > now_ms() + 3_000
 
 
+def test_new_keys_go_out_with_what_proves_whose_they_are(signed: Signed) -> None:
+    signed.join()
+    device = signed.devices[0]
+    signed.accept("exchangeKeys", device.keys())
+    device.share_key, device.mask_key = clamped(), clamped()
+    for each in signed.devices:
+        signed.accept("exchangeKeys", each.keys(), 1)
+
+    assert_keys_are_proved(signed)
+
+
 def test_keys_with_somebody_elses_certificates_are_refused(signed: Signed) -> None:
     signed.join()
     device, other = signed.devices[:2]
@@ -309,13 +325,14 @@ def test_signatures_are_there_once_enough_have_signed(signed: Signed) -> None:
     signed.accept("pushListSign", signed.devices[0].confirm())
     early = signed.say("getListSign", signed.devices[0].ask("RequestAllClientListSign"))
     assert_told(early, 201, "The server is not ready.")
+    assert early.client_list_sign is None
     for device in signed.devices[1:3]:
         signed.accept("pushListSign", device.confirm(), 1)
 
     other = signed.say("getListSign", signed.devices[3].ask("RequestAllClientListSign"))
 
     assert_told(other, 300, "client not send list signature, && client is illegal")
-    assert not other.client_list_sign
+    assert other.client_list_sign is None
 
 
 def test_stragglers_of_a_signed_round_are_not_sent_away(signed: Signed) -> None:

@@ -335,6 +335,23 @@ def test_a_request_needs_no_host(cluster: Cluster) -> None:
     assert_small(ask(cluster.ports[0], head + NOTHING))
 
 
+@pytest.mark.parametrize("cut", [4, 5, 6, 20, 24, 25, 26, 27, 46, 47, 48, 49, 50])
+def test_a_request_without_a_host_may_come_in_pieces_and_after_another(
+    cluster: Cluster, cut: int
+) -> None:
+    asked = f"POST /startFLJob HTTP/1.1\r\nContent-Length: {len(NOTHING)}\r\n\r\n".encode()
+    asked += NOTHING
+    with Line(cluster.ports[0]) as line:
+        line.send(asked[:cut])
+        assert line.is_silent(0.02)
+        line.send(asked[cut:] + asked + asked[:cut])
+        for _ in range(2):
+            assert_small(line.receive())
+        assert line.is_silent(0.02)
+        line.send(asked[cut:])
+        assert_small(line.receive())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_chunked_body_is_a_body(cluster: Cluster, name: str) -> None:
     body = {"startFLJob": NOTHING, "updateModel": report("zz"), "getModel": get_model(0)}[name]
@@ -446,3 +463,18 @@ def test_a_body_that_nobody_reads_does_not_become_the_next_request(cluster: Clus
             assert line.receive().body == over
     finally:
         cluster.grant("/enableFLS")
+
+
+def test_the_oldest_idle_connection_gives_way_to_one_too_many(
+    started: Callable[..., Cluster],
+) -> None:
+    narrow = started(1, "client.connection_num=1")
+    with Line(narrow.ports[0]) as oldest:
+        oldest.send(request("/startFLJob", NOTHING))
+        assert_small(oldest.receive())
+
+        with Line(narrow.ports[0]) as newest:
+            newest.send(request("/startFLJob", NOTHING))
+            assert_small(newest.receive())
+
+        assert oldest.is_over()

@@ -92,6 +92,47 @@ async def test_of_two_messages_the_first_stays(rounds: RoundStore) -> None:
     assert await rounds.told(REF, Step.KEYS) == {"a": b"first"}
 
 
+async def test_keys_are_replaced_until_all_are_there_and_stay_then(rounds: RoundStore) -> None:
+    await rounds.tell(REF, Step.KEYS, "a", b"first", at(10))
+    await rounds.tell(REF, Step.KEYS, DEVICES[1], b"its own", at(11))
+
+    replaced = await rounds.replace_keys(REF, "a", b"second", b"first", at(12))
+
+    assert replaced is Verdict.ACCEPTED
+    assert await rounds.told(REF, Step.KEYS) == {"a": b"second", DEVICES[1]: b"its own"}
+    assert await rounds.takers(REF, Step.KEYS) == 2
+    assert (await seen(rounds)).complete == frozenset()
+    assert (await seen(rounds)).deadline == at(70)  # new keys give no more time
+    await rounds.tell(REF, Step.KEYS, DEVICES[2], b"the last", at(13))
+    for former in (b"second", b"first"):
+        assert await rounds.replace_keys(REF, "a", b"third", former, at(14)) is Verdict.ENOUGH
+    assert (await rounds.told(REF, Step.KEYS))["a"] == b"second"
+
+
+async def test_keys_that_were_replaced_meanwhile_replace_none(rounds: RoundStore) -> None:
+    """As those of a call that a server sends again when the device has come back with others."""
+    await rounds.tell(REF, Step.KEYS, "a", b"first", at(10))
+    assert await rounds.replace_keys(REF, "a", b"", b"first", at(11)) is Verdict.ACCEPTED
+
+    assert await rounds.replace_keys(REF, "a", b"third", b"first", at(12)) is Verdict.DUPLICATE
+    assert await rounds.told(REF, Step.KEYS) == {"a": b""}
+    assert await rounds.replace_keys(REF, "a", b"third", b"", at(12)) is Verdict.ACCEPTED
+    assert await rounds.told(REF, Step.KEYS) == {"a": b"third"}
+
+
+async def test_replacing_keys_is_bound_by_all_that_offering_them_is(rounds: RoundStore) -> None:
+    after = RoundRef("run-1", 2)
+
+    stranger = await rounds.replace_keys(REF, "stranger", b"", b"", at(10))
+    first = await rounds.replace_keys(REF, "a", b"first", b"none", at(10))
+    elsewhere = await rounds.replace_keys(after, "a", b"second", b"first", at(11))
+    late = await rounds.replace_keys(REF, "a", b"second", b"first", at(70))
+
+    verdicts = [stranger, first, elsewhere, late]
+    assert verdicts == [Verdict.UNPREPARED, Verdict.ACCEPTED, Verdict.MOVED_ON, Verdict.LATE]
+    assert await rounds.told(REF, Step.KEYS) == {"a": b"first"}
+
+
 async def test_one_message_and_how_many_there_are_can_be_asked_for(rounds: RoundStore) -> None:
     await tell(rounds, Step.KEYS, *DEVICES[:2])
 

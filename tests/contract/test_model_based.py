@@ -232,6 +232,7 @@ class TwoStores(RuleBasedStateMachine):
         if phase.plan.exchange is not None and names:
             for step in (Step.KEYS, Step.KEYS_READ, Step.SHARES, Step.SHARES_READ):
                 self.tell(step, names[0], None)
+            self.replace_keys(names[-1], None, is_seen=True)
         holders = sorted(set(phase.claims.values()))
         if holders and (len(names) % 2 or not idle):
             holder = holders[len(names) % len(holders)]
@@ -258,6 +259,14 @@ class TwoStores(RuleBasedStateMachine):
     @rule(data=st.data())
     def report_again(self, data: st.DataObject) -> None:
         self.send(*data.draw(st.sampled_from(self.sent[-3:])))
+
+    @rule(device=devices, aim=aims, is_seen=st.sampled_from([True, True, False]))
+    def replace_keys(self, device: str, aim: str | None, is_seen: bool) -> None:
+        self.serial += 1
+        ref, at, message = self.aimed(aim), self.at, f"keys {self.serial}".encode()
+        stored = self.ask(lambda rounds: rounds.message(ref, Step.KEYS, device))
+        former = bytes(stored) if is_seen and stored is not None else b"others"
+        self.ask(lambda rounds: rounds.replace_keys(ref, device, message, former, at))
 
     @rule(step=st.sampled_from(Step), device=devices, aim=aims)
     def tell(self, step: Step, device: str, aim: str | None) -> None:

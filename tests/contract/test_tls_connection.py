@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,29 @@ async def test_a_redis_of_another_name_is_not_believed_unless_that_name_is_expec
     said = await refused(asked(port, shown(certificates)))
     assert said.startswith("its certificate is refused: it is for another host")
     assert await asked(port, shown(certificates, server_name="cache.example.org")) == ""
+
+
+def subject_hash(certificate: str) -> str:
+    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", certificate]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="names of such folders are openssl's")
+async def test_authorities_may_be_a_folder_of_theirs(
+    certificates: Any, start_tls_redis: Start, tmp_path: Path
+) -> None:
+    """The folder of `distributed_cache.capath`: files named by their subjects."""
+    _, port = start_tls_redis()
+    authority = certificates.path("ca.crt")
+    name = subject_hash(authority)
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    for folder in (full, empty):
+        folder.mkdir()
+    shutil.copy(authority, full / f"{name}.0")
+
+    assert await asked(port, shown(certificates, authority="", authority_folder=str(full))) == ""
+    nobody = shown(certificates, authority="", authority_folder=str(empty))
+    assert "its certificate is refused" in await refused(asked(port, nobody))
 
 
 async def test_a_redis_whose_certificate_has_expired_is_not_believed(

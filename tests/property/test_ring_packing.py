@@ -14,7 +14,7 @@ from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import Confirmation, Reveal, RingRound, Sharing
-from fl_cluster.privacy.ring.secrets import SEALED_BYTES, SHARE_BYTES, TAG_BYTES
+from fl_cluster.privacy.ring.secrets import LEAF_BYTES, SEALED_BYTES, SHARE_BYTES, TAG_BYTES
 from fl_cluster.privacy.ring.server import Roster
 from fl_cluster.wire import messages, packed
 
@@ -71,7 +71,7 @@ def test_a_reveal_is_of_neighbours_that_shared_or_is_refused(
         assert packing.unpack_reveal(packing.pack_reveal(PLACE, reveal, 4), 4) == reveal
 
 
-@given(some(32), some(SEALED_BYTES), some(TAG_BYTES), some(1))
+@given(some(LEAF_BYTES), some(SEALED_BYTES), some(TAG_BYTES), some(1))
 def test_a_device_reads_or_refuses_whatever_a_server_answers(
     leaves: Any, sealed: Any, tags: Any, bits: Any
 ) -> None:
@@ -80,7 +80,9 @@ def test_a_device_reads_or_refuses_whatever_a_server_answers(
         lambda: packing.unpack_delivery(
             messages.ResponseSecureDelivery(sharers=bits, sealed=sealed), 4, (1, 2, 3)
         ),
-        lambda: packing.unpack_survivors(messages.ResponseSecureSurvivors(counted=bits), 4),
+        lambda: packing.unpack_survivors(
+            messages.ResponseSecureSurvivors(counted=bits, tags=tags), 4, (1, 2, 3)
+        ),
         lambda: packing.unpack_tags(messages.ResponseSecureTags(senders=bits, tags=tags), 4),
     ):
         with contextlib.suppress(PeerProtocolError):

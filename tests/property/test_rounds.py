@@ -106,7 +106,10 @@ def any_events(draw: st.DrawFn, ref: RoundRef, at: Millis) -> Event:
                 Publish(ref, member),
                 Publish(ref, member, "run-2"),
                 Abort(ref, Reason.JOB_DISABLED, at),
-                Tell(ref, draw(st.sampled_from(Step)), device, draw(MESSAGES), at),
+                Tell(
+                    *(ref, draw(st.sampled_from(Step)), device, draw(MESSAGES), at),
+                    former=draw(st.none() | MESSAGES),
+                ),
                 Proceed(ref, at),
                 MemberLost(member, at),
                 Disable(at),
@@ -464,11 +467,29 @@ def test_a_step_is_taken_once_and_only_after_the_one_before(history: list[Moment
         if before is None or after is None:
             continue
         for step_taken, messages in before.told.items():
-            assert messages.items() <= after.told[step_taken].items()
+            assert messages.keys() <= after.told[step_taken].keys()
         for step_taken, messages in after.told.items():
             earlier = BEFORE[step_taken]
             if earlier is not None:
                 assert messages.keys() <= after.told[earlier].keys()
+
+
+@over_any_history
+def test_a_message_stays_but_for_keys_that_nobody_can_have_read(history: list[Moment]) -> None:
+    for moment in history:
+        phase, after = moment.before.phase, exchange_of(moment.after.phase)
+        if not isinstance(phase, Collecting | Unmasking) or after is None:
+            continue
+        for step_taken, messages in phase.exchange.told.items():
+            if messages.items() <= after.told[step_taken].items():
+                continue
+            assert phase.plan.exchange is not None
+            assert isinstance(moment.event, Tell)
+            assert step_taken is Step.KEYS
+            assert moment.event.former == messages[moment.event.device]
+            assert not phase.exchange.is_complete(phase.plan.exchange, Step.KEYS)
+            assert Step.KEYS_READ not in phase.exchange.told
+            assert after.began == phase.exchange.began
 
 
 @over_any_history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from fl_cluster.config.keys import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
-TESTS = {
-    name
+FILES = {
+    name: file
     for file in (ROOT / "tests").rglob("test_*.py")
     for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))
 }
+TESTS = set(FILES)
 
 
 def test_every_test_that_is_named_exists() -> None:
@@ -42,6 +44,37 @@ def test_every_key_has_its_row() -> None:
     rows = set(re.findall(r"^\| `([\w.]+)` \|", DOCUMENT, re.MULTILINE))
 
     assert set(KEYS) <= rows
+
+
+@pytest.mark.parametrize("path", sorted(KEYS))
+def test_a_test_that_shows_a_key_stands_where_the_key_is_used(path: str) -> None:
+    (row,) = re.findall(rf"^\| `{re.escape(path)}` \|.*$", DOCUMENT, re.MULTILINE)
+    key = KEYS[path]
+
+    files = {FILES[name] for name in re.findall(r"`(test_\w+)`", row)}
+
+    assert any(
+        re.search(rf"\b({key.name}|{key.attribute or key.name})\b", text)
+        for file in files
+        for text in (file.read_text("utf-8"), *_helpers(file))
+    )
+
+
+def _helpers(file: Path) -> Iterator[str]:
+    near = file.parent / "conftest.py"
+    if near.exists():
+        yield near.read_text("utf-8")
+
+
+def test_every_difference_has_its_test() -> None:
+    section = DOCUMENT.partition("\n## What differs, and why\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+
+    assert len(rows) > 40
+    for row in rows:
+        what, there, here, why, test = row.removeprefix("| ").removesuffix(" |").split(" | ")
+        assert all((what, there, here, why)), row
+        assert re.search(r"`test_\w+`", test), row
 
 
 @pytest.mark.parametrize("name", sorted(set(fl_cluster.__all__) - {"__version__"}))

@@ -3,24 +3,34 @@
 With n devices on the circle of `graph`, k neighbours each (k/2 to either side) and t shares
 needed, it is
 
-- *safe* against servers that lie, choose who vanished, and work with `corrupt` of the devices.
-  A device reveals only under a list that t of its neighbours confirmed; of another one it
-  reveals one share, a corrupt device both.  So an update is exposed only
-
-  - if some device has c >= 2t - k corrupt neighbours: both its secrets can be rebuilt; or
-  - if the circle can be cut at two places, which gives sums of fewer devices.  Between two
-    parts there are k/2 in a row who are corrupt or were declared vanished; the last device
-    before them has k/2 honest neighbours at most, so its mask comes off only if at least
-    t - k/2 of the row are corrupt.
-
-  The counts of corrupt devices are hypergeometric, and those of two rows not more likely
-  together than apart.  Half of the odds are for either case.
+- *safe* if every k/2 devices in a row hold fewer than t - k/2 that are corrupt, against servers
+  that lie, choose who vanished, and know all that corrupt devices know.  Then nobody's two
+  secrets can both be rebuilt, and the servers read one sum of honest devices at most.
 - *complete* if at most `dropout` of the devices vanish: a device fails that has fewer than t
-  surviving neighbours; their number is hypergeometric too.
+  surviving neighbours; their number is hypergeometric.
 
-Probabilities are summed over all n devices, or pairs of places.  The smallest even k that meets
-both bounds is taken, with the smallest t that is safe; if there is none below n - 1, and in
-small cohorts, everybody is everybody's neighbour: nothing can be cut, and all agree on one list.
+Why that is safe.  Let c(i) be the corrupt neighbours of i, which are at most 2t - k - 2.
+
+1. An honest neighbour gives one share of i, a corrupt one both.  Both secrets of i need
+   2 (t - c(i)) honest ones of k - c(i), so c(i) >= 2t - k.
+2. An honest j that gave i's seed away has a tag of i under its own roster and sharers, so both
+   reports have the mask of this pair on.  j's list holds j, and t neighbours confirmed it, so
+   j's key cannot be rebuilt, as in 1, nor can i's: the mask goes only if both are in one sum.
+3. So a sum that can be read holds, with each i, at least t - c(i) of i's neighbours.
+4. Say there were two such sums without a common device.  Somewhere on the circle are i of the
+   first and i' of the second, with nobody of either between them.  The honest neighbours of 3
+   are then all in the k/2 places before i and the k/2 after i', and nobody is in both sums:
+   (t - c(i)) + (t - c(i')) <= k - the corrupt in those places.  What is left of c(i) and c(i')
+   are the corrupt in the k/2 places after i and the k/2 before i': together at least 2t - k,
+   so one of these rows holds t - k/2.
+
+The corrupt in a row are hypergeometric, and there are n rows.  The order of the circle follows
+from the offers, so servers can try others, by leaving offers out or adding what nobody offered:
+they are granted 2**GRINDING_BITS tries.
+
+The smallest even k that meets both bounds is taken, with the smallest t that is safe; if there
+is none below n - 1, and in small cohorts, everybody is everybody's neighbour: then t is such
+that 2t - k exceeds the number of all corrupt devices, which rules out the same two things.
 """
 
 from __future__ import annotations
@@ -30,6 +40,9 @@ from dataclasses import dataclass
 
 MOST_BITS = 10_000
 """So rare that it is never."""
+
+GRINDING_BITS = 32
+"""How many orders of the circle servers may try in a round: a digest of the roster each."""
 
 SMALL_COHORT = 64
 """Up to here everybody is everybody's neighbour, which costs a device some ten milliseconds."""
@@ -44,7 +57,7 @@ class Assumptions:
     dropout: float = 0.2
     """Share of the devices that vanish after sharing."""
     safety_bits: int = 40
-    """An update is exposed in at most one of 2**safety_bits rounds."""
+    """An update, or a second sum, is exposed in at most one of 2**safety_bits rounds."""
     failure_bits: int = 20
     """A round fails for lack of shares in at most one of 2**failure_bits."""
 
@@ -91,11 +104,9 @@ def choose_degree(devices: int, assumptions: Assumptions) -> Degree:
 
 def _least_needed(devices: int, neighbours: int, corrupt: int, safety_bits: int) -> int:
     """How many shares are safe; more than there are neighbours when no number is."""
-    allowed = 2.0 ** -(safety_bits + 1)
+    allowed = 2.0 ** -(safety_bits + GRINDING_BITS) / devices
     side = neighbours // 2
-    around = _most_marked(devices - 1, corrupt, neighbours, allowed / devices)
-    in_a_row = _most_marked(devices - 1, corrupt, side, math.sqrt(2 * allowed) / devices)
-    return max((neighbours + around) // 2, side + in_a_row) + 1
+    return side + _most_marked(devices, corrupt, side, allowed) + 1
 
 
 def _most_marked(population: int, marked: int, drawn: int, allowed: float) -> int:

@@ -9,8 +9,9 @@ expose its update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
@@ -23,13 +24,23 @@ from fl_cluster.privacy.ring.messages import (
     Delivery,
     Leaves,
     Offer,
+    Report,
     Reveal,
     RingRound,
     RosterView,
     Sharing,
+    Survivors,
     seed_commitment,
 )
-from fl_cluster.privacy.ring.secrets import add_mask, derive, is_tag, seal, tag_of, unseal
+from fl_cluster.privacy.ring.secrets import (
+    NAME_BYTES,
+    add_mask,
+    derive,
+    is_tag,
+    seal,
+    tag_of,
+    unseal,
+)
 from fl_cluster.privacy.shamir import PRIME, SECRET_BYTES, split
 
 Sign = Callable[[bytes], bytes]
@@ -84,6 +95,8 @@ class _Reported:
 class _Confirmed:
     reported: _Reported
     counted: frozenset[int]
+    agreed: frozenset[int]
+    """Neighbours among them that reported under the same roster and the same sharers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +156,12 @@ class RingDevice:
         self._phase = _Shared(leaves, index, seed, neighbours)
         return Sharing(self.offer.device, seed_commitment(own_leaf, seed), sealed)
 
-    def report(self, delivery: Delivery, terms: Integers) -> Integers:
-        """The terms of the sum with all masks on; `terms` itself is left alone."""
+    def report(self, delivery: Delivery, terms: Integers) -> Report:
+        """The terms of the sum with all masks on; `terms` itself is left alone.
+
+        Beside them is a tag for each neighbour that shared, under the list of who did: whoever
+        was shown another list will not give the seed away that undoes this report.
+        """
         phase = self._take(_Shared)
         leaves, own_leaf = phase.leaves, phase.leaves.leaves[phase.index]
         if terms.size != self._ring.element_count:
@@ -174,13 +191,14 @@ class RingDevice:
             sign, key = pair_key(secret, leaves, phase.index, other)
             add_mask(masked, key, sign)
         self._phase = _Reported(phase, delivery.sharers, peers, held)
-        return masked
+        digest = leaves.sharers_digest(delivery.sharers)
+        return Report(masked, self._tags(phase, peers, b"report", digest))
 
-    def confirm(self, counted: frozenset[int]) -> Confirmation:
+    def confirm(self, survivors: Survivors) -> Confirmation:
         """Tell the surviving neighbours which list one was given."""
         phase = self._take(_Reported)
-        shared = phase.shared
-        alive = counted & phase.peers
+        shared, counted = phase.shared, survivors.counted
+        alive, needed = counted & phase.peers, shared.leaves.degree.needed
         if not counted <= phase.sharers or shared.index not in counted:
             raise PeerProtocolError("the list of survivors holds a stranger, or not this device")
         if len(counted) < self._ring.least_devices:
@@ -188,37 +206,34 @@ class RingDevice:
                 f"expected at least {self._ring.least_devices} reports in the sum,"
                 f" found {len(counted)}"
             )
-        if len(alive) < shared.leaves.degree.needed:
+        if len(alive) < needed:
             raise PeerProtocolError(
-                f"expected at least {shared.leaves.degree.needed} surviving neighbours,"
-                f" found {len(alive)}"
+                f"expected at least {needed} surviving neighbours, found {len(alive)}"
+            )
+        tags = {other: tag for other, tag in survivors.tags.items() if other in alive}
+        same_sharers = shared.leaves.sharers_digest(phase.sharers)
+        agreed = self._senders(shared, tags, b"report", same_sharers)
+        if len(agreed) < needed:
+            raise PeerProtocolError(
+                f"expected at least {needed} surviving neighbours that report under the same list"
+                f" of who shared, found {len(agreed)} of {len(alive)}"
             )
         digest = shared.leaves.list_digest(phase.sharers, counted)
-        own_leaf = shared.leaves.leaves[shared.index]
-        tags = {}
-        for other in sorted(alive):
-            secret = self._secret(shared.neighbours[other])
-            key = derive(secret, b"confirm", own_leaf, shared.leaves.leaves[other])
-            tags[other] = tag_of(key, digest)
-        self._phase = _Confirmed(phase, counted)
-        return Confirmation(self.offer.device, tags)
+        self._phase = _Confirmed(phase, counted, agreed)
+        return Confirmation(self.offer.device, self._tags(shared, alive, b"confirm", digest))
 
     def reveal(self, tags: Mapping[int, bytes]) -> Reveal:
-        """One share per neighbour whose shares are held, once enough saw the same list."""
+        """One share per neighbour whose shares are held, once enough saw the same list.
+
+        Of a survivor that reported under other sharers there is none: whoever helps to read an
+        update has a mask in common with it, so that neither is in a sum without the other.
+        """
         phase = self._take(_Confirmed)
         reported, shared = phase.reported, phase.reported.shared
         digest = shared.leaves.list_digest(reported.sharers, phase.counted)
-        own_leaf = shared.leaves.leaves[shared.index]
-        alive = phase.counted & reported.peers
-        confirming = 0
-        for other, tag in tags.items():
-            if other not in alive:
-                raise PeerProtocolError(f"device {other} of the roster has nothing to confirm")
-            secret = self._secret(shared.neighbours[other])
-            key = derive(secret, b"confirm", shared.leaves.leaves[other], own_leaf)
-            # A wrong tag is worth as much as none: whoever sent it was given another list, or
-            # wants to end the round for others.
-            confirming += is_tag(key, digest, tag)
+        for other in tags.keys() - (phase.counted & reported.peers):
+            raise PeerProtocolError(f"device {other} of the roster has nothing to confirm")
+        confirming = len(self._senders(shared, tags, b"confirm", digest))
         if confirming < shared.leaves.degree.needed:
             raise PeerProtocolError(
                 f"expected at least {shared.leaves.degree.needed} neighbours that confirm the list"
@@ -230,8 +245,38 @@ class RingDevice:
             {
                 other: seed_share if other in phase.counted else key_share
                 for other, (key_share, seed_share) in reported.held.items()
+                if other in phase.agreed or other not in phase.counted
             },
         )
+
+    def _tags(
+        self, phase: _Shared, others: Iterable[int], purpose: bytes, digest: bytes
+    ) -> dict[int, bytes]:
+        """What tells each of these neighbours which list one was given."""
+        leaves, own_leaf = phase.leaves.leaves, phase.leaves.leaves[phase.index]
+        return {
+            other: tag_of(
+                derive(self._secret(phase.neighbours[other]), purpose, own_leaf, leaves[other]),
+                digest,
+            )
+            for other in sorted(others)
+        }
+
+    def _senders(
+        self, phase: _Shared, tags: Mapping[int, bytes], purpose: bytes, digest: bytes
+    ) -> frozenset[int]:
+        """The neighbours that were given the list with this digest.
+
+        A wrong tag is worth as much as none: whoever sent it was given another list, or wants
+        to end the round for others.
+        """
+        leaves, own_leaf = phase.leaves.leaves, phase.leaves.leaves[phase.index]
+        found = set()
+        for other, tag in tags.items():
+            secret = self._secret(phase.neighbours[other])
+            if is_tag(derive(secret, purpose, leaves[other], own_leaf), digest, tag):
+                found.add(other)
+        return frozenset(found)
 
     def _opened(self, phase: _Shared, sealed: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
         """The shares of neighbours, without those that cannot be opened.
@@ -257,8 +302,11 @@ class RingDevice:
         return found
 
     def _checked_leaves(self, view: RosterView) -> Leaves:
-        if any(a >= b for a, b in zip(view.leaves, view.leaves[1:], strict=False)):
-            raise PeerProtocolError("the roster is not in order, or names an offer twice")
+        # The first bytes are the name's: one device stands in the roster once, since a neighbour
+        # under another name than its own is found out by whoever checks its offer.
+        names = [leaf[:NAME_BYTES] for leaf in view.leaves]
+        if any(a >= b for a, b in pairwise(names)):
+            raise PeerProtocolError("the roster is not in order, or names a device twice")
         if len(view.leaves) < self._ring.least_devices:
             raise PeerProtocolError(
                 f"expected at least {self._ring.least_devices} devices in the roster,"
@@ -271,8 +319,6 @@ class RingDevice:
         if view.offers.keys() != set(neighbours):
             raise PeerProtocolError("the offers are not those of this device's neighbours")
         found = {other: view.offers[other] for other in neighbours}
-        if len({offer.device for offer in found.values()} - {self.offer.device}) < len(found):
-            raise PeerProtocolError("two neighbours have the same name, or this device's")
         for other, offer in found.items():
             if offer.leaf(self._ring) != leaves.leaves[other]:
                 raise PeerProtocolError(f"the offer of {offer.device!r} is not in the roster")
@@ -281,7 +327,7 @@ class RingDevice:
         return found
 
     def _secret(self, offer: Offer) -> bytes:
-        """What only this device and the offer's know; each is needed up to four times."""
+        """What only this device and the offer's know; each is needed up to six times."""
         found = self._secrets.get(offer.share_key)
         if found is None:
             found = shared_secret(self._share.private, offer.share_key)

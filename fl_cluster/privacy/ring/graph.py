@@ -14,10 +14,10 @@ def neighbours_of(index: int, devices: int, degree: int, seed: bytes) -> tuple[i
     """The neighbours of one of so many devices, rising; the degree is even, or everybody."""
     if degree >= devices - 1:
         return tuple(other for other in range(devices) if other != index)
-    circle = _circle(devices, seed)
-    place = circle.index(index)
+    order = circle(devices, seed)
+    place = order.index(index)
     half = degree // 2
-    found = {circle[(place + step) % devices] for step in range(-half, half + 1) if step}
+    found = {order[(place + step) % devices] for step in range(-half, half + 1) if step}
     return tuple(sorted(found))
 
 
@@ -25,15 +25,17 @@ def all_neighbours(devices: int, degree: int, seed: bytes) -> tuple[tuple[int, .
     """The neighbours of each device: what `neighbours_of` says, for all of them at once."""
     if degree >= devices - 1:
         return tuple(neighbours_of(index, devices, degree, seed) for index in range(devices))
-    circle, half = _circle(devices, seed), degree // 2
+    order, half = circle(devices, seed), degree // 2
     found: list[tuple[int, ...]] = [()] * devices
-    for place, index in enumerate(circle):
-        around = (circle[(place + step) % devices] for step in range(-half, half + 1) if step)
+    for place, index in enumerate(order):
+        around = (order[(place + step) % devices] for step in range(-half, half + 1) if step)
         found[index] = tuple(sorted(around))
     return tuple(found)
 
 
-def _circle(devices: int, seed: bytes) -> Sequence[int]:
+def circle(devices: int, seed: bytes) -> Sequence[int]:
+    """The devices in the order of the circle."""
+
     def key(index: int) -> bytes:
         return hashlib.sha256(seed + index.to_bytes(4, "big")).digest()
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from fl_cluster.kernels.native import Integers
 from fl_cluster.privacy.ring.degrees import Assumptions, Degree, choose_degree
 from fl_cluster.privacy.ring.graph import all_neighbours, neighbours_of
+from fl_cluster.privacy.ring.secrets import NAME_BYTES
 
 _VERSION = b"fl_cluster ring 1"
 
@@ -64,20 +66,21 @@ class Offer:
         return digest_of(b"offer", ring.digest, name, self.share_key, self.mask_key)
 
     def leaf(self, ring: RingRound) -> bytes:
-        """The digest by which the offer stands in the roster."""
-        return digest_of(b"leaf", self.signed_bytes(ring), self.signature)
+        """What stands for the offer in the roster: a digest of whose it is, and one of itself."""
+        name = digest_of(b"name", _bytes_of(self.device))[:NAME_BYTES]
+        return name + digest_of(b"leaf", self.signed_bytes(ring), self.signature)
 
 
 @dataclass(frozen=True, slots=True)
 class RosterView:
-    """What a device gets to see of the roster: all digests, and its neighbours' offers."""
+    """What a device gets to see of the roster: all leaves, and its neighbours' offers."""
 
     leaves: tuple[bytes, ...]
     offers: Mapping[int, Offer]
 
 
 class Leaves:
-    """The frozen roster as digests: sizes, seed and graph follow from it."""
+    """The frozen roster as its leaves: sizes, seed and graph follow from it."""
 
     def __init__(self, ring: RingRound, leaves: Sequence[bytes]) -> None:
         self.ring = ring
@@ -101,6 +104,10 @@ class Leaves:
     def graph(self) -> tuple[tuple[int, ...], ...]:
         """The neighbours of every device."""
         return all_neighbours(len(self.leaves), self.degree.neighbours, self.seed)
+
+    def sharers_digest(self, sharers: frozenset[int]) -> bytes:
+        """What a report is made under: who shared, so whose masks may be on."""
+        return digest_of(b"sharers", self.seed, bitmap(sharers, len(self.leaves)))
 
     def list_digest(self, sharers: frozenset[int], counted: frozenset[int]) -> bytes:
         """What devices confirm to each other: who shared, and whose report is in the sum."""
@@ -126,6 +133,22 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A device's terms under all masks, and its tags under who shared, by neighbour that did."""
+
+    terms: Integers
+    tags: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Survivors:
+    """Whose reports are in the sum, and the tags that those among the neighbours sent a device."""
+
+    counted: frozenset[int]
+    tags: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """A device's tags under the list it was given, by surviving neighbour."""
 
@@ -135,7 +158,10 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Reveal:
-    """One share per neighbour: of its seed if it survived, of its mask key if it only shared."""
+    """One share per neighbour: of its seed if it survived, of its mask key if it only shared.
+
+    None of a survivor that was told of other sharers than the sender.
+    """
 
     device: str
     shares: Mapping[int, int]

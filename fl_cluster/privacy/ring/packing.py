@@ -24,10 +24,17 @@ from fl_cluster.privacy.ring.messages import (
     RingRound,
     RosterView,
     Sharing,
+    Survivors,
     bitmap,
     indices_in,
 )
-from fl_cluster.privacy.ring.secrets import DIGEST_BYTES, SEALED_BYTES, SHARE_BYTES, TAG_BYTES
+from fl_cluster.privacy.ring.secrets import (
+    DIGEST_BYTES,
+    LEAF_BYTES,
+    SEALED_BYTES,
+    SHARE_BYTES,
+    TAG_BYTES,
+)
 from fl_cluster.wire.messages import (
     RequestSecureConfirm,
     RequestSecureOffer,
@@ -175,6 +182,11 @@ def unpack_terms(sent: Int8s, count: int) -> Integers:
     return sent.view(_TERM)
 
 
+def pack_report_tags(tags: Mapping[int, bytes]) -> Int8s:
+    """updateModel's masked_tags; by whom they are for."""
+    return _packed(_rising(tags))
+
+
 # What servers answer
 
 
@@ -190,11 +202,11 @@ def pack_roster(view: RosterView) -> ResponseSecureRoster:
 def unpack_roster(answer: ResponseSecureRoster) -> RosterView:
     """The inverse of `pack_roster`."""
     raw = _raw(answer.leaves)
-    if len(raw) % DIGEST_BYTES:
+    if len(raw) % LEAF_BYTES:
         raise PeerProtocolError(
-            f"leaves: expected a multiple of {DIGEST_BYTES} bytes, found {len(raw)}"
+            f"leaves: expected a multiple of {LEAF_BYTES} bytes, found {len(raw)}"
         )
-    leaves = tuple(raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES))
+    leaves = tuple(raw[at : at + LEAF_BYTES] for at in range(0, len(raw), LEAF_BYTES))
     offers = {
         offer.index: Offer(
             offer.fl_id or "",
@@ -223,14 +235,20 @@ def unpack_delivery(
     return Delivery(sharers, _unpacked("sealed", answer.sealed, SEALED_BYTES, senders))
 
 
-def pack_survivors(counted: Iterable[int], size: int) -> ResponseSecureSurvivors:
-    """secure/survivors."""
-    return ResponseSecureSurvivors(counted=_bits(counted, size))
+def pack_survivors(survivors: Survivors, size: int) -> ResponseSecureSurvivors:
+    """secure/survivors, in a roster of `size` devices."""
+    return ResponseSecureSurvivors(
+        counted=_bits(survivors.counted, size), tags=_packed(_rising(survivors.tags))
+    )
 
 
-def unpack_survivors(answer: ResponseSecureSurvivors, size: int) -> frozenset[int]:
-    """The inverse of `pack_survivors`."""
-    return _indices("counted", answer.counted, size)
+def unpack_survivors(
+    answer: ResponseSecureSurvivors, size: int, neighbours: Iterable[int]
+) -> Survivors:
+    """The inverse of `pack_survivors`; `neighbours` are those of whoever asked."""
+    counted = _indices("counted", answer.counted, size)
+    senders = sorted(counted.intersection(neighbours))
+    return Survivors(counted, _unpacked("tags", answer.tags, TAG_BYTES, senders))
 
 
 def pack_tags(tags: Mapping[int, bytes], size: int) -> ResponseSecureTags:

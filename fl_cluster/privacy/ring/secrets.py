@@ -23,6 +23,9 @@ from fl_cluster.privacy.shamir import PRIME
 
 TAG_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
+NAME_BYTES: Final = 16
+"""Of the digest by which a device stands in the roster once."""
+LEAF_BYTES: Final = NAME_BYTES + DIGEST_BYTES
 _NONCE_BYTES: Final = 12
 SHARE_BYTES: Final = (PRIME.bit_length() + 7) // 8
 SEALED_BYTES: Final = _NONCE_BYTES + 2 * SHARE_BYTES + 16
@@ -32,7 +35,7 @@ _START: Final = bytes(16)
 
 
 def derive(secret: bytes, purpose: bytes, first: bytes, second: bytes) -> bytes:
-    """A 32-byte key for one purpose from the first to the second of two offers' digests."""
+    """A 32-byte key for one purpose from the first to the second of two offers' leaves."""
     info = b"fl_cluster ring 1 " + purpose
     return HKDF(hashes.SHA256(), 32, salt=first + second, info=info).derive(secret)
 

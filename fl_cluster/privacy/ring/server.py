@@ -7,6 +7,7 @@ undo any more is a `CannotUnmask`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from fl_cluster.privacy.ring.messages import (
     RingRound,
     RosterView,
     Sharing,
+    Survivors,
     seed_commitment,
 )
 from fl_cluster.privacy.ring.secrets import DIGEST_BYTES, SEALED_BYTES, TAG_BYTES, add_mask
@@ -34,7 +36,7 @@ class CannotUnmask(ValueError):
 
 
 class Roster:
-    """The frozen offers of a round, in the order of their digests."""
+    """The frozen offers of a round, in the order of their leaves."""
 
     def __init__(
         self, ring: RingRound, offers: Iterable[Offer], verify: Verify = accept_unsigned
@@ -84,9 +86,20 @@ class Roster:
     def deliver(self, device: str, sharings: Mapping[int, Sharing]) -> Delivery:
         """What this device gets, once sharing is over; `sharings` is by sender."""
         index = self.index(device)
-        senders = [other for other in self.leaves.graph[index] if other in sharings]
-        sealed = {other: sharings[other].sealed[index] for other in senders}
-        return Delivery(frozenset(sharings), sealed)
+        sharers = frozenset(sharings)
+        sealed = {other: sharings[other].sealed[index] for other in self.peers(index, sharers)}
+        return Delivery(sharers, sealed)
+
+    def peers(self, index: int, sharers: frozenset[int]) -> list[int]:
+        """The neighbours of a device that shared, rising."""
+        return [other for other in self.leaves.graph[index] if other in sharers]
+
+    def survivors(self, device: str, counted: frozenset[int], tags: ReportTags) -> Survivors:
+        """What a device that is counted gets, once all updates are there."""
+        index = self.index(device)
+        return Survivors(
+            counted, {other: tags.find(other, index) for other in self.peers(index, counted)}
+        )
 
     def check_confirmation(
         self, confirmation: Confirmation, sharers: frozenset[int], counted: frozenset[int]
@@ -124,6 +137,31 @@ class Roster:
                 f"device {reveal.device!r}: expected a share for each of {len(neighbours)}"
                 " neighbours that shared, and for nobody else"
             )
+
+
+class ReportTags:
+    """The tags that came with reports, as they came: of each sender one for each of its peers."""
+
+    def __init__(self, roster: Roster, sharers: frozenset[int], sent: Mapping[int, bytes]) -> None:
+        """PeerProtocolError when a sender's are not as many as its neighbours that shared."""
+        self._sent = sent
+        self._peers = {sender: roster.peers(sender, sharers) for sender in sent}
+        for sender, peers in self._peers.items():
+            check_report_tags(sent[sender], len(peers))
+
+    def find(self, sender: int, recipient: int) -> bytes:
+        """The tag of one neighbour for another; both shared, and the sender reported."""
+        at = bisect_left(self._peers[sender], recipient)
+        return self._sent[sender][at * TAG_BYTES : (at + 1) * TAG_BYTES]
+
+
+def check_report_tags(sent: bytes, peers: int) -> None:
+    """PeerProtocolError when these are not tags for so many neighbours."""
+    if len(sent) != TAG_BYTES * peers:
+        raise PeerProtocolError(
+            f"masked_tags: expected {peers} times {TAG_BYTES} bytes, one for each neighbour that"
+            f" shared, found {len(sent)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

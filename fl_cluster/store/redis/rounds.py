@@ -158,6 +158,19 @@ class RedisRoundStore:
     async def tell(
         self, ref: RoundRef, step: Step, device: str, message: bytes, at: Millis | None = None
     ) -> Verdict:
+        keys, args = self._step_of(ref, step, device, at)
+        return _verdict(await self._connection.run("tell", keys, (*args, message)))
+
+    async def replace_keys(
+        self, ref: RoundRef, device: str, message: bytes, former: bytes, at: Millis | None = None
+    ) -> Verdict:
+        keys, args = self._step_of(ref, Step.KEYS, device, at)
+        return _verdict(await self._connection.run("tell", keys, (*args, message, former)))
+
+    def _step_of(
+        self, ref: RoundRef, step: Step, device: str, at: Millis | None
+    ) -> tuple[tuple[str, ...], tuple[Argument, ...]]:
+        """The keys of a device's step, and what comes before its message."""
         token, before = str(ref), BEFORE[step]
         if before is not None:
             allowed = self._keys.step(token, before)
@@ -174,10 +187,8 @@ class RedisRoundStore:
             "1" if step in AFTER_REPORTS else "0",
             before if before in COMPLETED else "",
             records.encode_id(device),
-            message,
         )
-        keys = (self._keys.round, self._keys.step(token, step), allowed)
-        return _verdict(await self._connection.run("tell", keys, args))
+        return (self._keys.round, self._keys.step(token, step), allowed), args
 
     async def told(self, ref: RoundRef, step: Step) -> Mapping[str, bytes]:
         key = self._keys.step(str(ref), step)

@@ -59,6 +59,11 @@ class Message:
         return f"{type(self._held).__name__}({vars(self._held)})"
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """All fields, by the names that the generated code gives them; None for an absent one."""
+        return {name: _shown(value) for name, value in vars(self._held).items()}
+
+    @property
     def tensors(self) -> dict[str, list[float]] | None:
         """Name -> values of `feature_map`, in the order in which they came."""
         if self.feature_map is None:

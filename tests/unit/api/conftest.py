@@ -452,6 +452,7 @@ class Bench:
             contents=ContentReader(self.settings, view),
             gatekeeper=self.gatekeeper,
             proofs=self.proofs,
+            secure=secure.desk,
         )
         budget = ByteBudget(in_flight)
         reader = BodyReader(limit, budget, timeout_s=0.2)

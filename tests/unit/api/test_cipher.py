@@ -219,6 +219,26 @@ async def test_a_refusal_has_its_status_and_its_word(masked, path, message, cls,
     assert reply.message.retry_after_ms is not None
 
 
+async def test_new_keys_take_the_place_of_the_first_until_all_are_there(masked):
+    await masked.check_in()
+    offered = {name: device.offer() for name, device in masked.devices.items()}
+    await masked.accept("exchangeKeys", offered["d1"], messages.ResponseExchangeKeys)
+    anew = Device("d1").offer()
+
+    for caller in (1, 0):
+        await masked.accept("exchangeKeys", anew, messages.ResponseExchangeKeys, caller)
+    unfit = await masked.say("exchangeKeys", anew._replace(s_pk=b""), messages.ResponseExchangeKeys)
+    for name in DEVICES[1:]:
+        await masked.accept("exchangeKeys", offered[name], messages.ResponseExchangeKeys, 1)
+    late = await masked.say("exchangeKeys", offered["d1"], messages.ResponseExchangeKeys, 1)
+
+    assert (unfit.status, unfit.message.verdict) == (400, "invalid")
+    assert (late.status, late.message.verdict) == (429, "enough")
+    asked = messages.GetExchangeKeys("d2", 1, TIME)
+    told = await masked.accept("getKeys", asked, messages.ReturnExchangeKeys)
+    assert [each.s_pk for each in told.remote_publickeys if each.fl_id == "d1"] == [anew.s_pk]
+
+
 async def test_what_is_no_message_is_refused_for_good(masked):
     reply = await masked.callers[0]._ask(
         masked.callers[0].raw_request("exchangeKeys", b"\xc1"), messages.ResponseExchangeKeys

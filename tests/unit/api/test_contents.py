@@ -146,6 +146,14 @@ async def test_a_model_in_8_bits_has_every_tensor_and_is_for_those_who_know_it(
         (
             {
                 "compress_feature_map": (
+                    messages.CompressFeatureMap("w000", np.zeros(2, np.int8), 0.0, 1.0),
+                )
+            },
+            "expected 2 compressed tensors, found 1",
+        ),
+        (
+            {
+                "compress_feature_map": (
                     messages.CompressFeatureMap("w000", np.zeros(0, np.int8), 0.0, 1.0),
                     messages.CompressFeatureMap("w001", np.zeros(2, np.int8), 0.0, 1.0),
                 )
@@ -254,6 +262,53 @@ async def test_the_numbers_of_noise_reach_devices(bench: Any) -> None:
     assert cipher.encrypt_type == "DP_ENCRYPT"
     assert cipher.dp_params == messages.DPParams(5.0, pytest.approx(0.01), 1.0)
     assert (cipher.pw_params.t, cipher.pw_params.g) == (1, 1)
+
+
+async def test_every_number_of_noise_is_told_as_it_is_configured(bench: Any) -> None:
+    numbers = {"dp_eps": 5.0, "dp_delta": 0.25, "dp_norm_clip": 3.0}
+    await bench.open(encrypt={"encrypt_type": "DP_ENCRYPT", "dp_encrypt": numbers})
+    member = await bench.member()
+
+    cipher = (await member.flat.check_in("d1")).message.fl_plan_config.cipher
+
+    assert cipher.dp_params == messages.DPParams(**numbers)
+
+
+async def test_every_number_of_signs_is_told_as_it_is_configured(bench: Any) -> None:
+    numbers = {
+        "sign_k": 0.25,
+        "sign_eps": 50.0,
+        "sign_thr_ratio": 0.75,
+        "sign_global_lr": 0.5,
+        "sign_dim_out": 7,
+    }
+    await bench.open(encrypt={"encrypt_type": "SIGNDS", "signds": numbers})
+    member = await bench.member()
+
+    cipher = (await member.flat.check_in("d1")).message.fl_plan_config.cipher
+
+    assert cipher.ds_params == messages.DSParams(**numbers)
+
+
+@pytest.mark.parametrize("upload", ["NO_COMPRESS", "DIFF_SPARSE_QUANT"])
+@pytest.mark.parametrize("download", ["NO_COMPRESS", "QUANT"])
+async def test_each_way_is_compressed_as_its_own_key_says(
+    bench: Any, upload: str, download: str
+) -> None:
+    await bench.open(
+        compression__upload_compress_type=upload,
+        compression__upload_sparse_rate=0.5,
+        compression__download_compress_type=download,
+    )
+    member = await bench.member()
+
+    told = (await member.flat.check_in("d1", download_compress_types=(0, 2))).message
+
+    assert told.upload_compress_type == (1 if upload == "DIFF_SPARSE_QUANT" else 0)
+    assert told.upload_sparse_rate == 0.5
+    assert told.download_compress_type == (2 if download == "QUANT" else 0)
+    assert bool(told.compress_feature_map) is (download == "QUANT")
+    assert bool(told.feature_map) is (download == "NO_COMPRESS")
 
 
 @pytest.mark.parametrize("mode", ["dsq", "signds", "dp"])

@@ -197,6 +197,24 @@ async def test_refusals_are_counted_under_the_address_behind_the_proxy(bench, of
     assert dict(office.book._refused) == {"token_missing from 203.0.113.9": 3}
 
 
+async def test_a_line_that_the_device_wrote_itself_is_passed_over(bench, office):
+    """HAProxy adds a line of its own behind those that came."""
+    token = await office.make()
+    await bench.open()
+    bench.gatekeeper = Gatekeeper(office.book, PROXY)
+    member = await bench.member()
+    forged = member.packed.saying("X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 198.51.100.7")
+
+    await forged.check_in()
+
+    assert dict(office.book._refused) == {"token_missing from 198.51.100.7": 1}
+    caller = bearing(member.packed, token)
+    claimed = caller.saying("X-Forwarded-Proto: https", "x-forwarded-proto: http")
+    assert (await claimed.check_in()).message.verdict == "token_over_http"
+    denied = caller.saying("X-Forwarded-Proto: http", "x-forwarded-proto: https")
+    assert (await denied.check_in()).status == 200
+
+
 async def served(gatekeeper, *headers):
     """What the gate says of a worker's call with these headers."""
     request = make_mocked_request("POST", "/pushWeight", dict(headers))

@@ -356,6 +356,57 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     assert bodies == [b"1", b"2", b"3"]
 
 
+HOSTLESS = b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"
+HOSTLESS_CHUNKS = (
+    b"POST /echo HTTP/1.1\r\nX-Long: " + b"a" * 300 + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1;note=2\r\nh\r\n1\r\ni\r\n0\r\nTrailer: x\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("asked", [HOSTLESS, HOSTLESS_CHUNKS], ids=["a length", "chunks"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 4096])
+async def test_requests_without_a_host_are_taken_wherever_they_are_cut(
+    asked: bytes, size: int
+) -> None:
+    sent = asked * 2 + b"\r\n" + HOSTLESS.replace(b"hi", b"ho")
+    async with serving(a_plane()) as listener, connected(listener) as (reader, writer):
+        for at in range(0, len(sent), size):
+            writer.write(sent[at : at + size])
+            await writer.drain()
+            await asyncio.sleep(0)
+        answers = [await read_answer(reader) for _ in range(3)]
+
+    assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+    assert [answer[-2:] for answer in answers] == [b"hi", b"hi", b"ho"]
+
+
+async def test_a_long_head_without_a_host_is_taken() -> None:
+    longs = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 100_000) for n in range(5))
+    async with serving(a_plane()) as listener:
+        answer = await ask(listener, b"GET /state HTTP/1.1\r\n" + longs + b"\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 Client")
+
+
+async def test_a_body_that_looks_like_a_request_without_a_host_is_a_body() -> None:
+    body = b"GET /state HTTP/1.1\r\n\r\n" * 20
+    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with serving(a_plane()) as listener, connected(listener) as (reader, writer):
+        for _ in range(2):
+            writer.write(head + body)
+            assert (await read_answer(reader)).endswith(b"\r\n\r\n" + body)
+
+
+@pytest.mark.parametrize(
+    "lines", [b"Host: x\r\nHost: y", b"Host: x\r\n Host: y", b"Host : x", b"Host\r\n"]
+)
+async def test_a_host_that_is_there_and_wrong_is_malformed(lines: bytes) -> None:
+    async with serving(a_plane()) as listener:
+        answer = await ask(listener, b"GET /state HTTP/1.1\r\n" + lines + b"\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request")
+
+
 async def test_a_chunked_body_is_accepted_and_a_broken_chunk_is_malformed() -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with serving(a_plane()) as listener, connected(listener) as (reader, writer):
@@ -525,6 +576,13 @@ async def test_one_connection_too_many_is_told_so_when_all_are_busy() -> None:
         await read_answer(reader)
 
     assert refused == plain_http.FULL
+
+
+def test_it_is_told_so_by_the_event_loop_of_servers_too() -> None:
+    """Its transports are no subclasses of asyncio's."""
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_one_connection_too_many_is_told_so_when_all_are_busy())
 
 
 async def test_an_answer_that_nobody_takes_ends_its_connection(

@@ -16,7 +16,9 @@ from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.privacy.draws import SystemStream
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.device import RingDevice
+from fl_cluster.privacy.ring.messages import Report
 from fl_cluster.privacy.ring.terms import terms_of
+from fl_cluster.rounds.exchange import Step
 from fl_cluster.wire import messages
 
 NAMES = ("ann", "bob", "cleo", "dan")
@@ -93,21 +95,31 @@ class Party:
             answer = await self.accepted("secure/delivery", self.read(name), cls)
             neighbours = sorted(self.views[name].offers)
             delivery = packing.unpack_delivery(answer, SIZE, neighbours)
-            masked = self.devices[name].report(delivery, self.terms(name))
-            await self.accepted(
-                "updateModel", self.update(name, masked), messages.ResponseUpdateModel
-            )
+            report = self.devices[name].report(delivery, self.terms(name))
+            message = self.update(name, report)
+            self.messages["update", name] = message
+            await self.accepted("updateModel", message, messages.ResponseUpdateModel)
 
-    def update(self, name: str, masked: Any) -> messages.RequestUpdateModel:
+    def update(self, name: str, report: Report) -> messages.RequestUpdateModel:
         return messages.RequestUpdateModel(
-            fl_id=name, iteration=self.bench.number, masked_terms=packing.pack_terms(masked)
+            fl_id=name,
+            iteration=self.bench.number,
+            masked_terms=packing.pack_terms(report.terms),
+            masked_tags=packing.pack_report_tags(report.tags),
         )
+
+    def made_up(self, name: str, elements: int = 5, tags: int = 3) -> messages.RequestUpdateModel:
+        """An update that nobody has masked, with tags of that many."""
+        made = Report(np.zeros(elements, np.int64), dict.fromkeys(range(tags), bytes(16)))
+        return self.update(name, made)
 
     async def confirm(self, *names: str) -> None:
         for name in names:
             cls = messages.ResponseSecureSurvivors
             answer = await self.accepted("secure/survivors", self.read(name), cls)
-            confirmation = self.devices[name].confirm(packing.unpack_survivors(answer, SIZE))
+            neighbours = sorted(self.views[name].offers)
+            survivors = packing.unpack_survivors(answer, SIZE, neighbours)
+            confirmation = self.devices[name].confirm(survivors)
             message = packing.pack_confirmation(self.place, confirmation)
             self.messages["confirm", name] = message
             await self.accepted("secure/confirm", message)
@@ -244,22 +256,29 @@ async def test_a_read_is_held_until_the_last_device_has_taken_the_step(party: Pa
 
 
 async def test_a_step_takes_nobody_who_has_not_taken_the_one_before(party: Party) -> None:
-    await party.until("report")
+    await party.check_in(*NAMES)
+    await party.offer(*NAMES)
+    await party.share(*NAMES[:3])
     stranger = replace(party.devices["ann"].offer, device="eve")
 
     at_offer = await party.refused("secure/offer", packing.pack_offer(party.place, stranger))
     read, cls = party.read("eve"), messages.ResponseSecureRoster
     at_roster = await party.refused("secure/roster", read, cls)
-    at_update = await party.send(
-        "updateModel", party.update("ann", np.zeros(5, np.int64)), messages.ResponseUpdateModel
-    )
+    update = messages.ResponseUpdateModel
+    early = await party.send("updateModel", party.made_up("dan"), update)
+    await party.share("dan")
+    cls = messages.ResponseSecureDelivery
+    at_delivery = await party.refused("secure/delivery", party.read("eve"), cls)
+    at_update = await party.send("updateModel", party.made_up("eve"), update)
     await party.report(*NAMES[:3])
     cls = messages.ResponseSecureSurvivors
     at_list = await party.refused("secure/survivors", party.read("dan"), cls)
 
     assert at_offer[:2] == at_roster[:2] == at_list[:2] == (409, "unprepared")
-    assert (at_update[0], at_update[1].verdict) == (409, "unprepared")
-    assert at_update[1].reason.startswith("The update came before the device had got the others")
+    assert at_delivery[:2] == (409, "unprepared")
+    assert (early[0], early[1].verdict) == (409, "unprepared")
+    assert early[1].reason.startswith("The update came before the device had got the others")
+    assert (at_update[0], at_update[1].verdict) == (409, "not_in_cohort")
 
 
 async def test_the_same_message_is_accepted_again_and_another_one_is_not(party: Party) -> None:
@@ -275,6 +294,79 @@ async def test_the_same_message_is_accepted_again_and_another_one_is_not(party: 
         await party.accepted(f"secure/{step}", message)
         status, verdict, _ = await party.refused(f"secure/{step}", change(message))
         assert (status, verdict) == (409, "duplicate"), step
+
+
+async def test_what_a_device_tells_its_neighbours_with_its_update_stays(party: Party) -> None:
+    """It is kept before the update is counted; one with other tags would be of no use to them."""
+    await party.until("report")
+    cls = messages.ResponseUpdateModel
+    few = await party.send("updateModel", party.made_up("ann", tags=2), cls)
+    none = await party.send("updateModel", party.made_up("ann")._replace(masked_tags=None), cls)
+    await party.report("ann")
+    sent = party.messages["update", "ann"]
+    spoilt = np.array(sent.masked_tags)
+    spoilt[5] ^= 1
+
+    again = await party.accepted("updateModel", sent, cls)
+    other = await party.send("updateModel", sent._replace(masked_tags=spoilt), cls)
+
+    for answer, sentence in ((few, "expected 3 times 16 bytes, one for"), (none, "is missing")):
+        assert (answer[0], answer[1].verdict) == (400, "invalid")
+        assert f"masked_tags{': ' if answer is few else ' '}{sentence}" in answer[1].reason
+    assert again.receipt.position == 1
+    assert (other[0], other[1].verdict) == (409, "duplicate")
+    assert party.bench.counted == ["ann"]
+
+
+async def test_tags_that_came_with_a_lost_update_count_when_it_comes_again(
+    bench: Any, party: Party
+) -> None:
+    """A server dies between keeping the tags and counting the update; another goes on."""
+    await party.until("report")
+    await party.report("bob", "cleo")
+    desk, accepted = bench.members[0].secure.desk, party.accepted
+
+    async def keep_only(path: str, message: Any, cls: type[Any] = STEP) -> Any:
+        if path != "updateModel":
+            return await accepted(path, message, cls)
+        return await desk.report(1, message.fl_id, message.masked_tags.tobytes())
+
+    party.accepted = keep_only  # type: ignore[method-assign]
+    await party.report("ann")
+    party.accepted = accepted  # type: ignore[method-assign]
+    assert sorted(bench.counted) == ["bob", "cleo"]
+
+    await party.accepted(
+        "updateModel", party.messages["update", "ann"], messages.ResponseUpdateModel
+    )
+    await party.confirm(*NAMES[:3])
+    await party.reveal(*NAMES[:3])
+    expected = plain_digest(bench, NAMES[:3])
+    await bench.finish_round()
+
+    assert bench.records.ended[-1].model.digest == expected
+
+
+@pytest.mark.parametrize(
+    "change", [lambda told: told.pop("ann"), lambda told: told.update(ann=b"")]
+)
+async def test_tags_that_the_store_has_lost_or_damaged_are_told_as_such(
+    bench: Any, party: Party, change: Callable[[dict[str, bytes]], Any]
+) -> None:
+    await party.until("confirm")
+    kept, ref = bench.rounds._exchanges, bench.ref
+    whole = kept[ref]
+    damaged = dict(whole.told[Step.SHARES_READ])
+    change(damaged)
+    kept[ref] = replace(whole, told={**whole.told, Step.SHARES_READ: damaged})
+
+    cls = messages.ResponseSecureSurvivors
+    while_damaged = await party.refused("secure/survivors", party.read("bob"), cls)
+    kept[ref] = whole
+    found = await party.accepted("secure/survivors", party.read("bob"), cls)
+
+    assert while_damaged[:2] == (503, "unavailable")
+    assert len(found.tags) == 2 * 16
 
 
 async def test_confirmations_and_reveals_are_taken_once_too(party: Party) -> None:
@@ -377,10 +469,10 @@ async def test_an_update_that_the_servers_could_read_is_refused(party: Party) ->
 
     reply = await party.bench.members[0].packed.report("ann", 1, plain_weights=True)
     short = await party.send(
-        "updateModel", party.update("ann", np.zeros(4, np.int64)), messages.ResponseUpdateModel
+        "updateModel", party.made_up("ann", elements=4), messages.ResponseUpdateModel
     )
     weights = tuple(messages.FeatureMap(*each) for each in trained("ann").items())
-    masked = party.update("ann", np.zeros(5, np.int64))
+    masked = party.made_up("ann")
     both = await party.send(
         "updateModel", masked._replace(feature_map=weights), messages.ResponseUpdateModel
     )

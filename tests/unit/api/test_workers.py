@@ -104,6 +104,22 @@ async def test_the_answers_of_the_worker_routes(offered: Any, bench: Any) -> Non
     assert (ended.metrics.loss, ended.metrics.accuracy) == pytest.approx((6.9, 10.1))
 
 
+async def test_a_tensor_that_no_device_uploaded_is_pulled_with_the_value_it_had(bench: Any) -> None:
+    await bench.open(server_mode="HYBRID_TRAINING")
+    member = await bench.member()
+    for device in ("d1", "d2"):
+        await member.flat.check_in(device, data_size=1)
+    for device in ("d1", "d2"):
+        await member.flat.report(device, tensors={"w000": MEAN["w000"]})
+    await bench.look()
+    await member.finisher.finish()
+    await bench.look()
+
+    pulled = (await member.flat.send(pull(names=("w000", "w001")))).message
+
+    assert tensors(pulled) == [("w000", MEAN["w000"]), ("w001", [-1.25, 0.5])]
+
+
 async def test_a_tensor_that_nobody_averages_is_pulled_as_it_is_and_cannot_be_pushed(
     offered: Any, bench: Any
 ) -> None:

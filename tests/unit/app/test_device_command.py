@@ -11,6 +11,7 @@ import pytest
 from fl_cluster.app import options
 from fl_cluster.app.device_command import device_of
 from fl_cluster.errors import CallerProtocolError, StartupError
+from fl_cluster.sdk import Protection
 from fl_cluster.sdk.join_line import JoinLine
 
 TOKEN = "flt_0123456789abcdefghij"
@@ -70,6 +71,20 @@ def test_a_join_line_names_everything(tmp_path: Path) -> None:
     assert made.token == TOKEN
     with pytest.raises(StartupError, match="leave --server out"):
         device_of(parsed(file, "--server=http://h:1"), train)
+
+
+def test_what_is_required_of_the_servers_comes_from_the_line_or_from_the_arguments(
+    tmp_path: Path,
+) -> None:
+    line = JoinLine(servers=("h:1",), job="a", is_tls=True, protection="SECURE_AGGREGATION").text()
+    file = f"--join-file={secret_file(tmp_path, line)}"
+
+    assert device_of(parsed("--server=http://h:1"), train).protection is None
+    assert device_of(parsed(file), train).protection == Protection("SECURE_AGGREGATION")
+    said = device_of(parsed(file, "--protection=DP_ENCRYPT,epsilon=1,delta=1e-5"), train)
+    assert said.protection == Protection("DP_ENCRYPT", 1.0, 1e-5)
+    with pytest.raises(CallerProtocolError, match="protection: expected NOT_ENCRYPT"):
+        device_of(parsed(file, "--protection=masks"), train)
 
 
 def test_without_any_server_there_is_nobody_to_ask() -> None:

@@ -264,3 +264,6 @@ def test_redis_may_be_named_by_host_and_port_or_by_a_whole_address() -> None:
     assert redis_at("redis://h:1", 2, "p", "u").secret_url() == "redis://u:p@h:1/0"
     with pytest.raises(StartupError, match=r"--redis_address 1\.2\.3: "):
         redis_at("1.2.3", 1, "")
+    with pytest.raises(StartupError, match="--redis_address redis://") as caught:
+        redis_at("redis://u:hunter2@h:x", 1, "")
+    assert "hunter2" not in str(caught.value)

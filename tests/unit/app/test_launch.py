@@ -15,6 +15,7 @@ import pytest
 from fl_cluster.app import launch
 from fl_cluster.app.launch import Command, LaunchFailed, LaunchOptions, ServerLaunch
 from fl_cluster.errors import ConfigError, ExitCode, StartupError
+from fl_cluster.security.passwords import Passwords
 
 CONFIG = """
 fl_name: Launched
@@ -142,6 +143,41 @@ def test_servers_get_their_own_ports_logs_and_everything_they_need_to_know(
         "--set=fl_iteration_num=3",
         "--model=start.npz",
     ]
+
+
+def test_secrets_reach_processes_by_their_environment_and_never_by_their_arguments(
+    tmp_path: Path, free_port: Callable[..., int], lines: list[str]
+) -> None:
+    given = {
+        "distributed_cache.password": "hunter2",
+        "distributed_cache.address": "redis://worker:hunter3@127.0.0.1:1",
+        "fl_name": "Job",
+    }
+    options = LaunchOptions("job.yaml", tmp_path, overrides=given, passwords=Passwords("hunter4"))
+
+    commands = [
+        launch.scheduler_command(options, f"127.0.0.1:{free_port()}"),
+        *launch.server_commands(options, ServerLaunch(f"127.0.0.1:{free_port()}", 1), lines.append),
+    ]
+
+    for command in commands:
+        assert "hunter" not in " ".join(command.arguments)
+        assert "--set=fl_name=Job" in command.arguments
+        assert command.secrets == {
+            "FL_CLUSTER__DISTRIBUTED_CACHE__PASSWORD": "hunter2",
+            "FL_CLUSTER__DISTRIBUTED_CACHE__ADDRESS": "redis://worker:hunter3@127.0.0.1:1",
+            "FL_CLUSTER_SERVER_PASSWORD": "hunter4",
+        }
+        assert "hunter" not in repr(command)
+    assert "hunter" not in repr(options)
+
+
+def test_an_address_without_a_password_is_an_argument_as_others(tmp_path: Path) -> None:
+    given = {"distributed_cache.address": "redis://worker@127.0.0.1:1"}
+    options = LaunchOptions("job.yaml", tmp_path, overrides=given)
+
+    assert options.arguments()[1:] == [f"--set={key}={value}" for key, value in given.items()]
+    assert options.secrets() == {}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:70000", "127.0.0.1", "256.0.0.1:1"])

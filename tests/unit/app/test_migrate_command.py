@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from fl_cluster.app.cli import main
+from fl_cluster.app.migrate_command import HEADINGS
+from fl_cluster.config.compatibility import Standing
+from fl_cluster.config.differences import PASSED_OVER
 
 YAMLS = Path(__file__).parents[3] / "yamls"
 
@@ -93,3 +96,76 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: Capt
     assert captured.out == ""
     assert "not exist" in captured.err
     assert "Traceback" not in captured.err
+
+
+CHANGED = """
+fl_name: A
+fl_iteration_num: 1
+server_mode: FEDERATED_LEARNING
+enable_ssl: {is_tls}
+ssl: {{server_cert_path: a.p12, client_cert_path: b.p12, ca_cert_path: c.crt,
+  cipher_list: ECDHE-RSA-AES128-GCM-SHA256}}
+distributed_cache: {{address: "redis://redis.example.org:6379"}}
+round: {{start_fl_job_threshold: 2, start_fl_job_time_window: 3000, update_model_ratio: 1.0,
+  update_model_time_window: 3000, global_iteration_time_window: 9000}}
+summary: {{metrics_file: /m, failure_event_file: /e, participation_time_level: "{levels}"}}
+client: {{http_url_prefix: fl}}
+encrypt: {{encrypt_type: SIGNDS, dp_encrypt: {{dp_eps: bad}}}}
+compression: {{upload_compress_type: DIFF_SPARSE_QUANT}}
+"""
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> str:
+    file = tmp_path / "changed.yaml"
+    file.write_text(CHANGED.format(is_tls="true", levels="9,3"), "utf-8")
+    return str(file)
+
+
+def test_what_a_server_would_warn_of_at_its_start_stands_at_its_key(
+    changed: str, capsys: Capture
+) -> None:
+    assert check(changed, "--format", "json") == 0
+
+    keys = {key["key"]: key for key in json.loads(capsys.readouterr().out)["keys"]}
+    levels = keys["summary.participation_time_level"]
+    assert levels["standing"] == "changed"
+    assert "such as '5,15', which is used instead" in levels["why"]
+    assert keys["client.http_url_prefix"]["standing"] == "warned"
+    assert "no request can match" in keys["client.http_url_prefix"]["why"]
+    assert "spoken to in the clear" in keys["distributed_cache.address"]["why"]
+
+
+def test_levels_that_make_sense_are_supported(changed: str, capsys: Capture) -> None:
+    file = change(Path(changed), "9,3", "3,9")
+
+    assert check(file, "--format", "json") == 0
+
+    keys = {key["key"]: key for key in json.loads(capsys.readouterr().out)["keys"]}
+    assert keys["summary.participation_time_level"]["standing"] == "supported"
+
+
+def test_text_and_json_say_the_same_of_every_key(changed: str, capsys: Capture) -> None:
+    assert check(changed, "--format", "json") == 0
+    keys = json.loads(capsys.readouterr().out)["keys"]
+    assert check(changed) == 0
+    shown = capsys.readouterr().out
+
+    assert {key["standing"] for key in keys} >= {"changed", "not looked at", "warned", "different"}
+    parts = {part.splitlines()[0]: part for part in shown.split("\n\n")[1:]}
+    for key in keys:
+        part = parts[f"{HEADINGS[Standing(key['standing'])]}:"]
+        lines = [line.strip() for line in part.splitlines()]
+        assert f"{key['line']}  {key['key']}: {key['value']}" in lines
+        assert all(line in lines for line in key["why"].splitlines() if line != PASSED_OVER)
+
+
+def test_a_scheduler_is_not_told_of_what_only_servers_warn_of(
+    changed: str, capsys: Capture
+) -> None:
+    assert check(changed, "--role", "scheduler", "--format", "json") == 0
+
+    keys = {key["key"]: key for key in json.loads(capsys.readouterr().out)["keys"]}
+    assert keys["summary.participation_time_level"]["standing"] == "not looked at"
+    assert keys["compression.upload_compress_type"]["why"] == "only servers look at it"
+    assert "spoken to in the clear" in keys["distributed_cache.address"]["why"]

@@ -47,6 +47,7 @@ class Jobs:
         path = self.folder / "job.yaml"
         data_dir = self.folder / "data"
         path.write_text(YAML.format(address=address, username=username, data_dir=data_dir))
+        path.chmod(0o600)
         environ = {"FL_CLUSTER_REDIS_PASSWORD": password} if password else {}
         more = {f"distributed_cache.{name}": file for name, file in files.items()}
         return load(path, "scheduler", overrides=more, environ=environ)

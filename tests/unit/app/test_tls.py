@@ -240,6 +240,21 @@ async def test_files_are_read_again_and_what_ends_soon_is_told(
     assert 19 * 86_400 < watch.first_end_s() - time.time() < 21 * 86_400
 
 
+@pytest.mark.parametrize(("days", "is_told"), [("7", False), ("30", True)])
+def test_warnings_begin_as_many_days_ahead_as_the_file_says(
+    settings: Callable[..., Settings], certificates: Any, days: str, is_told: bool
+) -> None:
+    certificates.run("renew", "server", "--days=20")
+    chosen = settings(ssl__cert_expire_warning_time_in_day=days)
+    made = load_tls(chosen)
+    assert made is not None
+    told: list[str] = []
+
+    CertificateWatch(made, chosen.tls.expiry_warning_days, told.append).warn()
+
+    assert bool(told) is is_told
+
+
 @pytest.mark.parametrize(
     ("address", "switch", "is_tls"),
     [

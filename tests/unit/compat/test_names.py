@@ -115,6 +115,9 @@ def test_the_native_module_has_what_can_work(package: Any) -> None:
     assert not item.require_aggr
     with pytest.raises(AttributeError, match="use FLServerJob, FlSchedulerJob and"):
         native.Federated_.start_federated_server([], 0)
+    for absent in (native.ModelItem_, native.YamlConfigItem_):
+        with pytest.raises(RuntimeError, match="which fl_cluster does not have; use "):
+            absent()
 
 
 def test_an_unknown_name_is_an_attribute_error(package: Any) -> None:

@@ -63,6 +63,7 @@ class Workbench:
 
     def write(self, text: str) -> str:
         self.path.write_text(text, "utf-8")
+        self.path.chmod(0o600)
         return self.file
 
     def write_changed(self, changes: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -312,6 +312,32 @@ def test_the_sparse_rate_is_checked_even_when_nothing_is_compressed(bench):
     assert "'compression.upload_sparse_rate'" in messages[0]
 
 
+def test_keys_without_effect_are_read_and_change_nothing(bench):
+    read = bench.server(
+        {"distributed_cache.type": "mysql", "distributed_cache.plugin_lib_path": "/lib/a.so"}
+    )
+
+    assert (read.cache.kind, read.cache.plugin_path) == ("mysql", "/lib/a.so")
+    assert read == replace(bench.server(), cache=read.cache)
+    assert read.cache.address == bench.server().cache.address
+
+
+@pytest.mark.parametrize("number", [float("inf"), 1e39])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "encrypt.dp_encrypt.dp_eps",
+        "encrypt.dp_encrypt.dp_norm_clip",
+        "encrypt.signds.sign_global_lr",
+        "client.client_learning_rate",
+    ],
+)
+def test_what_is_infinite_in_single_precision_is_refused(bench, path, number):
+    (message,) = bench.problems(bench.server, {**context_of(path), path: number})
+
+    assert f"'{path}': value is expected to be finite, but got inf" in message
+
+
 def test_the_defaults_are_the_originals(bench):
     settings = bench.server()
 
@@ -359,6 +385,9 @@ def test_the_defaults_of_the_new_section_are_these(bench):
     assert cluster.redis_pool == 16
     assert cluster.log_level == "INFO"
     assert cluster.log_format == "text"
+    assert cluster.mask_layout == "restart"
+    assert (cluster.trusted_proxies, cluster.token_file) == ("", "")
+    assert (cluster.require_token, cluster.allow_tokens_over_http) == (False, False)
     noise = bench.server().noise
     assert (noise.kind, noise.clip_norm, noise.noise_multiplier) == ("none", 1.0, 1.0)
     assert (noise.epsilon_budget, noise.delta) == (0.0, pytest.approx(1e-5))
@@ -476,6 +505,17 @@ def test_compression_gives_way_to_encryption_it_does_not_go_with(bench, kind):
     assert settings.compression.upload == "NO_COMPRESS"
     [warning] = settings.warnings
     assert "uploads are not compressed" in warning
+
+
+@pytest.mark.parametrize("method", ["Scaffold", "FedNova"])
+@pytest.mark.parametrize("kind", ["PW_ENCRYPT", "STABLE_PW_ENCRYPT"])
+def test_methods_whose_numbers_would_not_be_masked_are_refused(bench, kind, method):
+    changes = {**context_of("encrypt.pw_encrypt.x"), "encrypt.encrypt_type": kind}
+
+    (message,) = bench.problems(bench.server, {**changes, "aggregation.aggregation_type": method})
+
+    assert "beside the weights would not be masked; write FedAvg or FedProx" in message
+    assert bench.server({**changes, "aggregation.aggregation_type": "FedProx"})
 
 
 @pytest.mark.parametrize("name", ["a{b", "a}b", "../x", "a\nb", "a\ud800b", "x" * 161])

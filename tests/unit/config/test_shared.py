@@ -58,6 +58,8 @@ def test_a_later_server_takes_over_every_shared_setting(bench):
     first = bench.server(
         {
             "fl_iteration_num": 9,
+            "server_mode": "HYBRID_TRAINING",
+            "aggregation.aggregation_type": "FedProx",
             "aggregation.iid_rate": 0.5,
             "aggregation.total_client_num": 6,
             "unsupervised.cluster_client_num": 3,
@@ -73,6 +75,7 @@ def test_a_later_server_takes_over_every_shared_setting(bench):
     assert SharedParameters.of(adopted) == SharedParameters.of(first)
     assert type(adopted.unsupervised.eval_type) is type(first.unsupervised.eval_type)
     assert adopted.rounds_total == 9
+    assert adopted.server_mode == "HYBRID_TRAINING"
     assert adopted.aggregation == first.aggregation
     assert adopted.summary.metrics_file == "mine.json"
 

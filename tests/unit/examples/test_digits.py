@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fl_cluster.sdk import RoundPlan
+from fl_cluster.sdk import Protection, RoundPlan
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits" / "digits.py"
+PROGRAM = EXAMPLE.with_name("run.py")
 
 pytest.importorskip("sklearn")
 
@@ -31,6 +34,27 @@ def digits() -> ModuleType:
 
 def a_plan(number: int = 1, epochs: int = 2) -> RoundPlan:
     return RoundPlan(number, 15, epochs, 16, 0.1, "FEDERATED_LEARNING", "Digits")
+
+
+def table(name: str) -> Any:
+    """A table of the program, which must not be run to read it."""
+    for node in ast.parse(PROGRAM.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"the program has no table {name}")
+
+
+def test_devices_insist_on_whatever_hides_their_updates() -> None:
+    modes, required = table("MODES"), table("REQUIRED")
+
+    hiding = {mode: settings.get("encrypt.encrypt_type") for mode, settings in modes.items()}
+    insisted = {mode: Protection.parse(text) for mode, text in required.items()}
+    assert {mode: kind for mode, kind in hiding.items() if kind} == {
+        mode: protection.kind for mode, protection in insisted.items()
+    }
+    noise, signs = modes["dp"], modes["signds"]
+    assert insisted["dp"].epsilon == float(noise["encrypt.dp_encrypt.dp_eps"])
+    assert insisted["signds"].epsilon == float(signs["encrypt.signds.sign_eps"])
 
 
 def test_every_image_is_either_trained_on_or_held_out(digits: ModuleType) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import multiprocessing
 import re
+import time
 from collections.abc import Callable
+from datetime import datetime
 
 from fl_cluster.program import context as module
 from fl_cluster.program.context import FLContext, fl_context
 from fl_cluster.program.ssl_config import SSLConfig
 from fl_cluster.program.yaml_config import load_settings, load_yaml_config
+
+IMPORTED_AT = time.time()
 
 
 def test_there_is_one_context_per_process(context: FLContext) -> None:
@@ -79,9 +84,35 @@ def test_the_instance_has_a_name_from_its_time_unless_it_is_given_one(context: F
     name = context.instance_name()
 
     assert re.fullmatch(r"instance_\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", name)
+    began = datetime.fromisoformat(name.removeprefix("instance_")).timestamp()
+    assert began < IMPORTED_AT, "it is when the process began, and not when the name was asked for"
     assert context.instance_name() == name
     context.set_instance_name("mine")
     assert context.instance_name() == "mine"
+
+
+def test_a_forked_child_has_an_instance_of_its_own(context: FLContext) -> None:
+    name = context.instance_name()
+    fork = multiprocessing.get_context("fork")
+    mine, childs = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: childs.send(context.instance_name()))
+
+    child.start()
+    childs_name = mine.recv()
+    child.join()
+
+    assert childs_name > name
+
+
+def test_what_a_file_says_of_aggregation_is_told(
+    context: FLContext, write_config: Callable[..., str]
+) -> None:
+    section = "aggregation: {aggregation_type: FedProx, iid_rate: 0.25, total_client_num: 6}"
+    file = write_config(enable_ssl=f"enable_ssl: false\n{section}")
+    load_yaml_config(file, module.ROLE_OF_SERVER)
+
+    assert (context.aggregation_type(), context.iid_rate()) == (module.FEDPROX, 0.25)
+    assert context.total_client_num() == 6
 
 
 def test_the_remaining_setters_are_read_back(context: FLContext) -> None:

@@ -12,15 +12,29 @@ import pytest
 from fl_cluster.errors import StartupError
 from fl_cluster.program.main_thread import MainThread, Ready, run_job
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 @pytest.fixture(autouse=True)
-def _same_handlers() -> Iterator[None]:
-    """Whatever a run does, the handlers are afterwards those from before."""
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+def _handlers() -> Iterator[list[Any]]:
+    """Those from before, which the next test has again."""
+    before: list[Any] = [signal.getsignal(number) for number in SIGNALS]
+    yield before
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def _same_handlers(_handlers: list[Any]) -> Iterator[None]:
+    """A run that no signal ended puts those from before in place again."""
     yield
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == _handlers
 
 
+no_signal = pytest.mark.usefixtures("_same_handlers")
+
+
+@no_signal
 def test_callbacks_run_in_the_thread_that_called_run_while_the_job_goes_on() -> None:
     here, threads, beats = MainThread(), [], []
 
@@ -70,6 +84,7 @@ def test_a_signal_gives_up_a_start() -> None:
     run_job(main, MainThread())
 
 
+@no_signal
 def test_what_ends_a_job_is_a_runtime_error() -> None:
     async def fail(_stop: asyncio.Event, _ready: Ready) -> None:
         raise StartupError("the port is taken")
@@ -84,6 +99,7 @@ def test_what_ends_a_job_is_a_runtime_error() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+@no_signal
 def test_what_a_callback_raises_goes_to_whoever_asked_for_it() -> None:
     here, caught = MainThread(), []
 
@@ -107,6 +123,7 @@ class Alarm(BaseException):
     """What a handler of the program's own raises."""
 
 
+@no_signal
 def test_a_handler_of_the_programs_own_that_raises_takes_the_job_with_it() -> None:
     here, refused = MainThread(), []
 
@@ -131,6 +148,7 @@ def test_a_handler_of_the_programs_own_that_raises_takes_the_job_with_it() -> No
     assert refused == ["the program has left run(): its callback is not called"]
 
 
+@no_signal
 def test_a_job_is_not_run_in_a_thread() -> None:
     caught = []
 

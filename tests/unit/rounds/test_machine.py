@@ -753,11 +753,18 @@ def tell(step: Step, device: str = "c", instant: int = 1050) -> Tell:
     return Tell(REF, step, device, b"new", at(instant))
 
 
+def anew(step: Step, instant: int = 1050) -> Tell:
+    return Tell(REF, step, "a", b"newer", at(instant), former=b"new")
+
+
 def tell_cases() -> list[Case]:
     shared = replace(MASKED_REPORTING, exchange=SHARED)
     no_keys = replace(MASKED_REPORTING, exchange=Exchange())
     few_shares = BEFORE_SHARES.add(Step.SHARES, "a", b"s", at(1015))
     sharing = replace(MASKED_REPORTING, exchange=few_shares)
+    offered = Exchange().add(Step.KEYS, "a", b"new", at(1015))
+    offering = replace(MASKED_REPORTING, exchange=offered)
+    other = replace(anew(Step.KEYS), former=b"newest")
     revealed = replace(UNMASKED, since=at(1050))
     return [
         Case(
@@ -770,6 +777,17 @@ def tell_cases() -> list[Case]:
         Case("a stranger", no_keys, tell(Step.KEYS, "x"), Verdict.UNPREPARED),
         Case("enough are there", shared, tell(Step.SHARES), Verdict.ENOUGH),
         Case("a second time", shared, tell(Step.SHARES, "a"), Verdict.DUPLICATE),
+        Case("shares stay as they are", sharing, anew(Step.SHARES), Verdict.DUPLICATE),
+        Case(
+            "new keys while others are awaited",
+            offering,
+            anew(Step.KEYS),
+            Verdict.ACCEPTED,
+            replace(offering, exchange=replace(offered, told={Step.KEYS: {"a": b"newer"}})),
+        ),
+        Case("new keys in place of others", offering, other, Verdict.DUPLICATE),
+        Case("new keys when all have theirs", sharing, anew(Step.KEYS), Verdict.ENOUGH),
+        Case("new keys too late", offering, anew(Step.KEYS, 1075), Verdict.LATE),
         Case(
             "reading goes on when enough have read",
             shared,

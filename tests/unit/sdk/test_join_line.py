@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_cluster.errors import CallerProtocolError
-from fl_cluster.sdk import FederatedDevice
+from fl_cluster.sdk import Demands, FederatedDevice, Protection
 from fl_cluster.sdk.join_line import JoinLine, parse_join_line
 
 TOKEN = "flt_0123456789abcdefghijklmnop"
@@ -22,6 +22,7 @@ def whole(device_authority):
         is_tls=True,
         url_prefix="/x/",
         token=TOKEN,
+        protection="DP_ENCRYPT,epsilon=0.5,delta=1e-05",
         ca_der=device_authority.root.public_bytes(Encoding.DER),
     )
 
@@ -39,6 +40,8 @@ def test_the_least_line_is_a_server_and_a_job():
     found = parse_join_line("fl://h:1/?job=a")
 
     assert (found.urls, found.job, found.token) == (["http://h:1"], "a", "")
+    assert found.protection == ""
+    assert FederatedDevice.join("fl://h:1/?job=a", train=min, data_size=3).protection is None
     assert found.tls_context() is None
 
 
@@ -70,6 +73,9 @@ def test_the_authority_is_the_only_one_that_is_trusted(whole):
         ("fl://h:1/?job=a&ca_sha256=00", "do not belong together"),
         ("fl://h:1/?job=a&ca=A", "ca is damaged"),
         ("fl://h:1/?job=a\udc8e", "damaged"),
+        ("fl://h:1/?job=a&protection=", "protection is damaged"),
+        ("fl://h:1/?job=a&protection=SECURE_AGG", "protection is damaged, or nothing that this"),
+        ("fl://h:1/?job=a&protection=SIGNDS", "protection is damaged"),
     ],
 )
 def test_a_line_that_was_damaged_on_its_way_is_refused(text, complaint):
@@ -84,6 +90,15 @@ def test_a_line_that_is_cut_never_shows_its_token(whole):
             parse_join_line(text[:end])
         except CallerProtocolError as exc:
             assert TOKEN not in str(exc)  # noqa: PT017 - most cuts are refused, not all
+
+
+def test_a_line_that_runs_together_does_not_show_its_token_either(whole):
+    text = whole.text()
+    for start in range(len(text)):
+        try:
+            parse_join_line(text[:start] + text[start + 1 :])
+        except CallerProtocolError as exc:
+            assert TOKEN not in str(exc)  # noqa: PT017 - most are refused, not all
 
 
 def test_a_device_joins_by_its_line(whole):
@@ -110,3 +125,15 @@ def test_a_token_is_not_sent_in_clear_unless_that_is_said():
 def test_a_token_that_cannot_go_into_a_header_is_refused():
     with pytest.raises(CallerProtocolError, match="token: expected printable ASCII"):
         FederatedDevice("https://h", train=lambda w, p: w, data_size=3, token="a\nb")
+
+
+def test_what_the_owner_says_replaces_what_the_line_requires():
+    line = JoinLine(servers=("h:1",), job="a", is_tls=False, protection="PW_ENCRYPT").text()
+
+    def joined(**options):
+        return FederatedDevice.join(line, train=min, data_size=3, **options).protection
+
+    assert joined() == Protection("PW_ENCRYPT")
+    assert joined(protection="SECURE_AGGREGATION") == Protection("SECURE_AGGREGATION")
+    assert joined(protection=None) is None
+    assert joined(demands=Demands()) == Protection("SECURE_AGGREGATION")

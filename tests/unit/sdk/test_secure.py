@@ -15,8 +15,8 @@ from fl_cluster.kernels import native
 from fl_cluster.privacy.ring import packing
 from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.privacy.ring.device import Verify, accept_unsigned
-from fl_cluster.privacy.ring.messages import Offer
-from fl_cluster.privacy.ring.server import Roster, Unmasking
+from fl_cluster.privacy.ring.messages import Offer, Survivors
+from fl_cluster.privacy.ring.server import ReportTags, Roster, Unmasking
 from fl_cluster.sdk import DeviceIdentity
 from fl_cluster.sdk.protection import Demand, Protector
 from fl_cluster.sdk.secure import SecureDevice, SumTerms
@@ -82,6 +82,7 @@ class Round:
         ]
         self.roster = Roster(TERMS.ring, offers, verify)
         self.sharings = {}
+        self.sent: dict[int, bytes] = {}
         for name, device in self.devices.items():
             device.preparation.take(TAKEN)
             read = said(device.preparation, RequestSecureRead)
@@ -107,14 +108,19 @@ class Round:
 
     def upload(self, name: str) -> NDArray[np.int64]:
         fields = self.devices[name].fields(update_of(name), 32)
-        assert fields.keys() == {"masked_terms"}
+        assert fields.keys() == {"masked_terms", "masked_tags"}
+        self.sent[self.roster.index(name)] = fields["masked_tags"].tobytes()
         return packing.unpack_terms(fields["masked_terms"], sum(SIZES.values()))
 
     def confirm(self, name: str, counted: frozenset[int]) -> Any:
         revelation = self.devices[name].revelation
         revelation.question()
-        revelation.take(packing.pack_survivors(counted, self.size))
         alive = self.roster.leaves.graph[self.roster.index(name)]
+        tags = ReportTags(self.roster, frozenset(self.sharings), self.sent)
+        sent = self.roster.survivors(name, counted & self.sent.keys(), tags).tags
+        none = {other: bytes(16) for other in alive if other in counted}
+        survivors = Survivors(counted, {**none, **sent})
+        revelation.take(packing.pack_survivors(survivors, self.size))
         sent = said(revelation, RequestSecureConfirm)
         revelation.take(TAKEN)
         return packing.unpack_confirmation(sent, [each for each in alive if each in counted])
@@ -202,6 +208,8 @@ def test_a_list_that_is_not_safe_is_not_confirmed(under_way: Round, survivors: l
 
 def test_neighbours_that_saw_another_list_get_no_share(under_way: Round) -> None:
     under_way.deliver(*NAMES)
+    for name in NAMES:
+        under_way.upload(name)
     index, everybody = under_way.roster.index, frozenset(range(5))
     confirmations = {
         index(name): under_way.confirm(name, everybody - {index("c")}) for name in ["b", "d", "e"]

@@ -269,15 +269,35 @@ def test_a_list_that_is_out_of_date_still_revokes_and_clears_nobody(device, devi
 
     with pytest.raises(Untrusted, match="equip_cert is revoked"):
         check_with(pem, device, device_authority)
-    with pytest.raises(Untrusted, match="missing or out of date"):
+    with pytest.raises(Untrusted, match="list of the equipment authority is out of date since 20"):
         check_with(pem, other, device_authority)
 
 
 def test_a_list_that_somebody_else_signed_says_nothing(device, device_authority):
     pem = device_authority.revocations(key=device_authority.root_key)
 
-    with pytest.raises(Untrusted, match="missing or out of date"):
+    with pytest.raises(Untrusted, match="authority was not signed by it") as caught:
         check_with(pem, device, device_authority)
+    assert "client_verify.equip_crl_path" in str(caught.value)
+    assert "out of date" not in str(caught.value)
+
+
+def test_a_file_without_the_authoritys_list_is_told_from_one_with_a_bad_list(
+    device, device_authority, make_device_authority
+):
+    pem = make_device_authority("elsewhere").revocations()
+
+    with pytest.raises(Untrusted, match="there is no revocation list of the equipment authority"):
+        check_with(pem, device, device_authority)
+
+
+def test_one_good_list_clears_a_device_whatever_else_is_in_the_file(device, device_authority):
+    forged = device_authority.revocations(key=device_authority.root_key)
+    old = device_authority.revocations(next_update=timedelta(days=-1))
+
+    check_with(forged + old + device_authority.revocations(), device, device_authority)
+    with pytest.raises(Untrusted, match="is out of date since"):
+        check_with(forged + old, device, device_authority)
 
 
 def test_lists_of_several_authorities_are_in_one_file(

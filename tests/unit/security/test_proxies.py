@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from multidict import CIMultiDict
 
 from fl_cluster.security.proxies import Origin, TrustedProxies
 
@@ -14,12 +15,16 @@ PROXIES = TrustedProxies(
 
 
 def origin(peer, is_tls=False, **headers):
-    named = {f"X-Forwarded-{name}": value for name, value in headers.items()}
-    return PROXIES.origin(peer, is_tls=is_tls, headers=named)
+    """Of a request with these `X-Forwarded-...` headers: one line, or a list of lines, each."""
+    lines = CIMultiDict()
+    for name, said in headers.items():
+        for value in [said] if isinstance(said, str) else said:
+            lines.add(f"X-Forwarded-{name}", value)
+    return PROXIES.origin(peer, is_tls=is_tls, headers=lines)
 
 
 def test_without_trusted_addresses_nobody_is_believed():
-    headers = {"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Proto": "https"}
+    headers = CIMultiDict({"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Proto": "https"})
 
     assert TrustedProxies().origin("9.9.9.9", is_tls=False, headers=headers) == Origin(
         "9.9.9.9", False
@@ -57,6 +62,23 @@ def test_the_sender_is_the_last_that_is_no_trusted_proxy(forwarded, sender):
 
 
 @pytest.mark.parametrize(
+    ("lines", "sender"),
+    [
+        (["6.6.6.6", "1.2.3.4"], "1.2.3.4"),
+        (["6.6.6.6", "7.7.7.7", "1.2.3.4"], "1.2.3.4"),
+        (["6.6.6.6, 10.0.0.9", "1.2.3.4"], "1.2.3.4"),
+        (["6.6.6.6", "1.2.3.4, 10.0.0.9"], "1.2.3.4"),
+        (["6.6.6.6, 1.2.3.4", "10.0.0.9"], "1.2.3.4"),
+        (["6.6.6.6", "nonsense"], "10.0.0.1"),
+        (["", "1.2.3.4"], "1.2.3.4"),
+        (["1.2.3.4", ""], "1.2.3.4"),
+    ],
+)
+def test_several_lines_are_one_list_whose_end_the_proxy_wrote(lines, sender):
+    assert origin("10.0.0.1", For=lines).address == sender
+
+
+@pytest.mark.parametrize(
     ("is_tls", "protocols", "is_encrypted"),
     [
         (False, "https", True),
@@ -64,9 +86,33 @@ def test_the_sender_is_the_last_that_is_no_trusted_proxy(forwarded, sender):
         (False, "http", False),
         (True, "http", False),
         (False, "https, http", False),
+        (False, "http, https", True),
+        (False, ["https", "http"], False),
+        (False, ["http", "https"], True),
+        (False, ["https", "", " , "], True),
+        (False, ["https", "nonsense"], False),
         (False, "", False),
         (True, "", True),
     ],
 )
-def test_a_request_is_encrypted_when_every_part_of_its_way_was(is_tls, protocols, is_encrypted):
+def test_what_the_proxy_itself_says_of_encryption_counts(is_tls, protocols, is_encrypted):
     assert origin("10.0.0.1", is_tls, Proto=protocols).is_encrypted is is_encrypted
+
+
+@pytest.mark.parametrize(
+    ("senders", "protocols", "is_encrypted"),
+    [
+        ("1.2.3.4, 10.0.0.9", "https, https", True),
+        ("1.2.3.4, 10.0.0.9", "http, https", False),
+        ("1.2.3.4, 10.0.0.9", "https, http", False),
+        ("1.2.3.4, 10.0.0.9", "http, https, https", True),
+        ("1.2.3.4, 10.0.0.9", "https, http, https", False),
+        ("1.2.3.4, 10.0.0.9", "https", True),
+        ("10.0.0.9, 1.2.3.4", "http, https", True),
+    ],
+)
+def test_a_request_is_encrypted_when_every_part_of_its_way_was(senders, protocols, is_encrypted):
+    """Two proxies that are trusted have written the last two words of each list."""
+    assert origin("10.0.0.1", For=senders, Proto=protocols).is_encrypted is is_encrypted
+    lines = {"For": senders.split(", "), "Proto": protocols.split(", ")}
+    assert origin("10.0.0.1", **lines).is_encrypted is is_encrypted

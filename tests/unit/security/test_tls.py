@@ -379,6 +379,23 @@ async def test_a_file_that_becomes_unusable_changes_nothing(
         assert await say(port, device) == before
 
 
+def test_a_key_that_is_opened_to_all_while_it_is_in_use_is_told(
+    certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = Tls(files_of(certificates))
+    tls.load()
+    key = certificates.path("server.key")
+    Path(key).chmod(0o644)
+    assert not tls.reload()
+    assert f"ssl.server_key_path {key} holds secrets and every user" in caplog.text
+    assert f"(mode 0644): chmod 600 {key}" in caplog.text
+    caplog.clear()
+    assert not tls.reload()
+    assert not caplog.records
+    Path(key).chmod(0o600)
+    assert tls.reload()
+
+
 async def test_a_certificate_that_is_revoked_while_the_server_runs_is_refused(
     certificates: Any,
 ) -> None:
@@ -484,3 +501,42 @@ def test_redis_is_shown_a_pair_that_belongs_together(certificates: Any) -> None:
     )
     with pytest.raises(StartupError, match="key and certificate do not belong together"):
         StoreTls(mixed).context()
+
+
+@pytest.mark.parametrize("is_in_one_file", [False, True])
+def test_a_key_shown_to_redis_that_everybody_may_read_is_warned_of_with_its_file(
+    certificates: Any, caplog: pytest.LogCaptureFixture, is_in_one_file: bool
+) -> None:
+    both = Path(certificates.path("both.pem"))
+    names = ("client.crt", "client.key")
+    both.write_text("".join(Path(certificates.path(name)).read_text() for name in names))
+    both.chmod(0o600)
+    if is_in_one_file:
+        setting, key, files = "cert_filename", both, StoreTlsFiles(certificate=str(both))
+    else:
+        setting, key = "private_key_filename", Path(certificates.path("client.key"))
+        files = StoreTlsFiles(certificate=certificates.path("client.crt"), key=str(key))
+    store = StoreTls(files)
+    first = store.context()
+    assert not caplog.records
+
+    key.chmod(0o644)
+    assert store.context() is not first
+    store.context()
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == (
+        f"distributed_cache.{setting} {key} holds secrets and every user of this host may read or"
+        f" write it (mode 0644): chmod 600 {key}"
+    )
+
+
+def test_a_certificate_alone_that_is_shown_to_redis_may_be_read_by_all(
+    certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = StoreTlsFiles(
+        certificate=certificates.path("client.crt"), key=certificates.path("client.key")
+    )
+    Path(pair.certificate).chmod(0o644)
+    StoreTls(pair).context()
+    assert not caplog.records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -93,7 +94,11 @@ class Echo:
 
 @asynccontextmanager
 async def echo(
-    context: ssl.SSLContext, caplog: pytest.LogCaptureFixture, *, most: int = 100
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    most: int = 100,
+    inside: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[Echo]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -111,7 +116,9 @@ async def echo(
     def protocol() -> asyncio.StreamReaderProtocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), accept)
 
-    door = await TlsDoor.open(protocol, ("127.0.0.1", 0), context, most_handshakes=most)
+    door = await TlsDoor.open(
+        protocol, ("127.0.0.1", 0), context, most_unfinished=most, inside=inside
+    )
     try:
         yield Echo(door, caplog)
     finally:
@@ -344,8 +351,14 @@ def test_no_common_version_or_cipher_is_told_on_both_sides(
         caplog.clear()
         async with echo(tls_of(certificates).mutual_server(), caplog) as server:
             said = await refusal(server.port, device)
-            assert "no common version of TLS" in said
-            assert "no common version of TLS" in await server.says()
+            assert said == (
+                "it refused this connection: there is no version of TLS that both ends allow; links"
+                " between processes of a cluster are TLS 1.3, all else 1.2 or 1.3"
+            )
+            assert await server.says() == (
+                "TLS failed: there is no version of TLS that both ends allow; links between"
+                " processes of a cluster are TLS 1.3, all else 1.2 or 1.3"
+            )
 
     tell(story())
 
@@ -391,42 +404,220 @@ def test_complaints_are_remembered_for_so_many_hosts_only(
     assert len(complaints._said) == 3
 
 
-def test_handshakes_that_do_not_go_on_are_bounded_in_number(
-    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+def call(port: int, said: bytes = b"") -> socket.socket:
+    """A connection of which this much is said, and no more."""
+    caller = socket.create_connection(("127.0.0.1", port))
+    caller.setblocking(False)
+    caller.sendall(said)
+    return caller
+
+
+def is_open(caller: socket.socket) -> bool:
+    """Whether the other end has not closed it."""
+    try:
+        return bool(caller.recv(10_000))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(MOST_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def hello_of(context: ssl.SSLContext) -> bytes:
+    """The first that a client with that context says."""
+    outgoing = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("said", ["nothing", "a byte", "seven bytes", "half", "a whole hello"])
+def test_connections_that_do_not_go_on_keep_nobody_out(
+    certificates: Any,
+    tell: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
 ) -> None:
+    monkeypatch.setattr(tls_door, "PATIENCE_S", 0.1)
+    hello = hello_of(device_of(certificates))
+    words = {
+        "nothing": b"",
+        "a byte": hello[:1],
+        "seven bytes": hello[:7],
+        "half": hello[: len(hello) // 2],
+        "a whole hello": hello,
+    }[said]
+
     async def story() -> None:
         async with echo(tls_of(certificates).public_server(), caplog, most=3) as server:
-            silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
-            async with asyncio.timeout(MOST_S):
-                while len(server.door._entering) < 3:
-                    await asyncio.sleep(0.005)
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            assert await reader.read() == b"", "one too many is closed at once"
-            writer.close()
-            for each in silent:
+            callers: list[socket.socket] = []
+            try:
+                for _ in range(6):
+                    # Those who mean harm are back at once when they are turned away.
+                    callers += [call(server.port, words) for _ in range(4)]
+                    await talk(server.port, device_of(certificates))
+                    assert server.door.unfinished <= 3
+                await until(lambda: not any(is_open(each) for each in callers[:-3]))
+                if said != "a whole hello":
+                    assert all(is_open(each) for each in callers[-2:]), "the oldest made room"
+            finally:
+                for each in callers:
+                    each.close()
+            await until(lambda: server.door.unfinished == 0)
+
+    tell(story())
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+def test_those_who_said_nothing_make_room_before_those_who_began(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    hello = hello_of(device_of(certificates))
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog, most=4) as server:
+            begun = call(server.port, hello[:7])
+            await until(lambda: server.door.unfinished == 1)
+            silent = []
+            for number in range(8):
+                silent.append(call(server.port))
+                await until(lambda: server.door.unfinished == min(number + 2, 4))  # noqa: B023
+            await until(lambda: not is_open(silent[4]))
+            assert [is_open(each) for each in silent] == [False] * 5 + [True] * 3
+            assert is_open(begun)
+            for each in (begun, *silent):
                 each.close()
-            async with asyncio.timeout(MOST_S):
-                while server.door._entering:
-                    await asyncio.sleep(0.005)
-            await talk(server.port, device_of(certificates))
 
     tell(story())
 
 
-def test_a_handshake_that_does_not_go_on_ends(
+def test_who_has_spoken_meanwhile_is_heard_before_room_is_made(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog, most=3) as server:
+            hello = hello_of(device_of(certificates))
+            # While this loop is held up, all of them come, and the first has said all it has to.
+            honest = call(server.port, hello)
+            silent = [call(server.port) for _ in range(20)]
+            await until(lambda: not is_open(silent[0]))
+            async with asyncio.timeout(MOST_S):
+                answer = await asyncio.get_running_loop().sock_recv(honest, 5)
+            assert answer[:1] == b"\x16", "its handshake goes on"
+            for each in (honest, *silent):
+                each.close()
+
+    tell(story())
+
+
+def test_the_more_were_let_in_the_fewer_may_try_but_some_always_do(
     certificates: Any,
     tell: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tls_door, "FEWEST_UNFINISHED", 2)
+    inside = 3
+
+    async def story() -> None:
+        nonlocal inside
+        context = tls_of(certificates).public_server()
+        async with echo(context, caplog, most=8, inside=lambda: inside) as server:
+            callers = [call(server.port) for _ in range(20)]
+            await until(lambda: not is_open(callers[14]))
+            assert server.door.unfinished == 5
+            inside = 8
+            callers += [call(server.port) for _ in range(4)]
+            await until(lambda: not is_open(callers[21]))
+            assert server.door.unfinished == 2
+            await talk(server.port, device_of(certificates))
+            for each in callers:
+                each.close()
+
+    tell(story())
+
+
+def test_when_the_process_is_out_of_files_the_silent_make_room(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            silent = call(server.port)
+            await until(lambda: server.door.unfinished == 1)
+            server.door._pause(server.door.sockets[0], OSError(errno.EMFILE, "too many"))
+            await until(lambda: not is_open(silent))
+            silent.close()
+            await talk(server.port, device_of(certificates))
+
+    tell(story())
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+def test_a_hello_that_comes_in_pieces_is_put_together(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    hello = hello_of(device_of(certificates))
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            caller = call(server.port)
+            caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for place in range(0, len(hello), 100):
+                assert is_open(caller)
+                caller.sendall(hello[place : place + 100])
+                await asyncio.sleep(0)
+            async with asyncio.timeout(MOST_S):
+                assert await asyncio.get_running_loop().sock_recv(caller, 1) == b"\x16"
+            caller.close()
+
+    tell(story())
+
+
+def test_a_hello_that_ends_in_the_middle_ends_the_connection(
+    certificates: Any, tell: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    hello = hello_of(device_of(certificates))
+
+    async def story() -> None:
+        async with echo(tls_of(certificates).public_server(), caplog) as server:
+            for length in (1, 4, 5, 7, 100):
+                caller = call(server.port, hello[:length])
+                caller.shutdown(socket.SHUT_WR)
+                await until(lambda: not is_open(caller))  # noqa: B023
+                caller.close()
+            await until(lambda: server.door.unfinished == 0)
+
+    tell(story())
+
+
+@pytest.mark.parametrize("said", [0, 7, 10_000])
+def test_a_handshake_that_does_not_go_on_ends(
+    certificates: Any,
+    tell: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    said: int,
+) -> None:
     monkeypatch.setattr(tls_door, "HANDSHAKE_S", 0.2)
+    hello = hello_of(device_of(certificates))[:said]
 
     async def story() -> None:
         async with echo(tls_of(certificates).public_server(), caplog) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(b"\x16\x03\x01\x02\x00")
-            assert await reader.read() == b""
+            writer.write(hello)
+            heard = b""
+            with contextlib.suppress(ConnectionResetError):
+                heard = await reader.read()
+            assert bool(heard) == (said > 7), "only a whole hello is answered"
             writer.close()
+            await until(lambda: server.door.unfinished == 0)
 
     tell(story())
 
@@ -438,14 +629,15 @@ def test_a_closed_door_leaves_no_handshake_and_no_port(
         async with echo(tls_of(certificates).public_server(), caplog) as server:
             port = server.port
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            async with asyncio.timeout(MOST_S):
-                while not server.door._entering:
-                    await asyncio.sleep(0.005)
+            await until(lambda: server.door.unfinished == 1)
+            half_way = call(port, hello_of(device_of(certificates)))
+            await until(lambda: server.door.unfinished == 2)
         assert await reader.read() == b""
         writer.close()
+        half_way.close()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
-        assert not server.door._entering
+        await until(lambda: server.door.unfinished == 0)
 
     tell(story())
 

@@ -25,6 +25,10 @@ def test_a_change_is_seen_once_whether_written_or_renamed_into_place(tmp_path):
     (tmp_path / "new").rename(path)
     assert watched.has_changed()
 
+    path.chmod(0o600)
+    assert watched.has_changed()
+    assert not watched.has_changed()
+
     path.unlink()
     assert watched.has_changed()
     assert not watched.exists()

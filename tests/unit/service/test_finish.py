@@ -85,6 +85,29 @@ async def test_the_round_is_recorded_before_anybody_can_see_its_model(met):
     assert ended.ended_at >= ended.opened_at
 
 
+async def test_a_round_whose_outcome_could_not_be_published_is_recorded_once(met):
+    member = met.members[0]
+    member.rounds.fail_before("publish")
+
+    with pytest.raises(StoreUnavailable):
+        await member.finisher.finish()
+    assert await member.finisher.finish()
+
+    assert [ended.ref.number for ended in member.recorder.ended] == [1]
+
+
+async def test_a_round_that_comes_to_another_end_after_all_is_recorded_anew(met):
+    member = met.members[0]
+    member.rounds.fail_before("publish")
+
+    with pytest.raises(StoreUnavailable):
+        await member.finisher.finish()
+    await met.round_store.abort(met.first, Reason.STORE_LOST)
+    assert await member.finish()
+
+    assert [ended.reason for ended in member.recorder.ended] == [None, Reason.STORE_LOST]
+
+
 async def test_counts_of_requests_are_in_the_record(met):
     member = met.members[0]
     member.visits.note(Visit.REPORT, is_accepted=True)
@@ -228,7 +251,9 @@ class TestSuccessor:
         assert tuple(base.record.exponents) == exponents(base.model, 2)
         assert member.view.job.instance == "run-2"
 
-    async def test_the_last_of_two_that_were_asked_for_begins(self, met):
+    async def test_the_last_of_two_that_were_asked_for_begins_and_the_round_is_recorded_once(
+        self, met
+    ):
         member = met.members[0]
         await met.round_store.restart(self.run(met, "run-2"))
         held = member.jobs.hold_before("successor")
@@ -237,11 +262,49 @@ class TestSuccessor:
         await met.round_store.restart(self.run(met, "run-3"))
         held.go.set()
 
-        assert not await work
-        assert await member.finish()
+        assert await work
 
         assert member.view.snapshot.ref == RoundRef("run-3", 1)
         assert member.view.base.model.values.tobytes() == met.expected(*DEVICES)
+        assert len(member.recorder.ended) == 1
+
+    @pytest.mark.parametrize("first", ["run-2", None], ids="after {}".format)
+    async def test_a_run_that_is_asked_for_while_the_round_is_published_begins_instead(
+        self, met, first
+    ):
+        """With the lease kept all the while: nobody else can record the round meanwhile."""
+        member, other = met.members
+        if first is not None:
+            await met.round_store.restart(self.run(met, first))
+        held = member.rounds.hold_before("publish")
+        work = asyncio.create_task(member.finish())
+        await held.reached.wait()
+        await met.round_store.restart(self.run(met, "run-3"))
+        again = member.rounds.hold_before("publish")
+        held.go.set()
+        await again.reached.wait()
+        await asyncio.sleep(10 * LEASE_S)
+        assert not await other.finish()
+        again.go.set()
+
+        assert await work
+
+        assert member.view.snapshot.ref == RoundRef("run-3", 1)
+        assert member.view.base.model.values.tobytes() == met.expected(*DEVICES)
+        assert [len(each.recorder.ended) for each in met.members] == [1, 0]
+
+    async def test_a_successor_that_a_lost_store_has_left_behind_keeps_no_round_from_ending(
+        self, met
+    ):
+        member = met.members[0]
+        met.job_store.next = self.run(met, "run-2")
+
+        assert await member.finish()
+
+        assert (member.view.snapshot.ref.instance, member.view.snapshot.ref.number) == (
+            met.first.instance,
+            2,
+        )
 
     @pytest.mark.parametrize(
         ("ends", "is_success"), [((), True), (("abort",), False), (("commit",), True)]

@@ -453,7 +453,8 @@ class Place:
     def __init__(self) -> None:
         self.end: LinkServer | None = None
         self.mood = "answers"
-        """answers | refuses | silent | odd | accepts | hangs up | speaks otherwise"""
+        """answers | refuses | silent | odd | cut off | speechless | accepts | hangs up |
+        speaks otherwise"""
         self.prepared = b""
         """What the first who connects is told, instead of being answered."""
         self.dialled = 0
@@ -473,6 +474,10 @@ class Place:
             await asyncio.Event().wait()
         if self.mood == "odd":
             raise OSError(113, "No route to host")
+        if self.mood == "cut off":
+            raise ConnectionResetError  # so does uvloop
+        if self.mood == "speechless":
+            raise OSError
         ours, theirs = await a_wire()
         self.far_ends.append(theirs)
         if self.mood == "hangs up":
@@ -916,6 +921,9 @@ async def test_a_server_that_goes_on_under_a_new_name_is_linked_again(linked: Cl
     [
         ("speaks otherwise", "the other end speaks version 2 of the control link"),
         ("accepts", "nothing was heard for 0.3 s"),
+        ("odd", "server-1:1 cannot be reached: No route to host"),
+        ("cut off", "server-1:1 cannot be reached: the other end closed the connection"),
+        ("speechless", "server-1:1 cannot be reached: the system says OSError and no more"),
     ],
 )
 async def test_a_server_that_cannot_be_talked_to_is_unreachable_and_left_to_its_lease(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fl_cluster.service.link_keeper import connect
 from fl_cluster.telemetry.load import Load
 from fl_cluster.wire.frames import Hello, Ping
 
+MOST_S = 5.0
 SERVER, ME = "server-1", "scheduler-1"
 
 
@@ -96,6 +98,21 @@ async def test_a_list_that_grows_keeps_the_next_one_out_and_no_link_breaks(
         await again.close("")
         await linked.receive(5)
         await linked.close("done")
+
+
+async def test_connections_that_say_nothing_do_not_keep_a_scheduler_out(certificates: Any) -> None:
+    tls = tls_of(certificates)
+    async with LinkServer.listening("127.0.0.1", tls.mutual_server()) as end:
+        address = be_member(end)
+        silent = [socket.create_connection(end.address) for _ in range(100)]
+        try:
+            async with asyncio.timeout(MOST_S):
+                channel = Channel(*await connect(address, tls.outgoing))
+                assert await greeted(channel)
+            await channel.close("done")
+        finally:
+            for each in silent:
+                each.close()
 
 
 async def test_who_has_no_certificate_of_the_cluster_is_not_let_in(

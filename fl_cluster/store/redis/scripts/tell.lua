@@ -3,7 +3,8 @@
 -- KEYS 1 round, 2 the step's messages, 3 who may take it: cohort, reports or an earlier step's.
 -- ARGV 1 ref, 2 instant or '', 3 how long the keys outlast the round in ms, 4 events channel,
 -- 5 name of the call (12 bytes), 6 step, 7 '1' when it comes after all updates,
--- 8 step that has to be complete or '', 9 device, 10 message.
+-- 8 step that has to be complete or '', 9 device, 10 message,
+-- 11 the device's message that this one takes the place of, if any.
 -- accepted | enough | too_early | unprepared | duplicate | late | moved_on.
 local round, step, device = read(KEYS[1]), ARGV[6], ARGV[9]
 local known = redis.call('HGET', KEYS[2], device)
@@ -18,7 +19,13 @@ if not (is_after and round.phase == 'unmasking' or not is_after and collecting(r
 end
 local now = clock(ARGV[2])
 if overdue(round, now) then return word('late') end
-if known then return word('duplicate') end
+if known then
+  if not ARGV[11] then return word('duplicate') end
+  if completed(round, step) then return word('enough') end
+  if string.sub(known, #ARGV[5] + 1) ~= ARGV[11] then return word('duplicate') end
+  redis.call('HSET', KEYS[2], device, ARGV[5] .. ARGV[10])
+  return word('accepted')
+end
 if ARGV[8] ~= '' and not completed(round, ARGV[8]) then return word('too_early') end
 if redis.call('HEXISTS', KEYS[3], device) == 0 then return word('unprepared') end
 local goal, count = goal_of(round, step), redis.call('HLEN', KEYS[2])

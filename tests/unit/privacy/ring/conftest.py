@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fl_cluster.privacy.ring.device import RingDevice
-from fl_cluster.privacy.ring.messages import RingRound, Sharing
+from fl_cluster.privacy.ring.messages import Confirmation, Report, RingRound, Sharing, Survivors
 from fl_cluster.privacy.ring.server import Roster
 
 RING = RingRound("digits", 3, 1, 5, 3)
@@ -25,6 +25,7 @@ class Table:
     roster: Roster
     sharings: dict[int, Sharing]
     terms: Any
+    reports: dict[int, Report] = field(default_factory=dict)
 
     def index(self, name: str) -> int:
         return self.roster.index(name)
@@ -32,9 +33,31 @@ class Table:
     def delivery(self, name: str) -> Any:
         return self.roster.deliver(name, self.sharings)
 
+    def report(self, name: str, delivery: Any = None) -> Report:
+        report = self.devices[name].report(delivery or self.delivery(name), self.terms)
+        self.reports[self.index(name)] = report
+        return report
+
     def report_all(self) -> None:
-        for name, device in self.devices.items():
-            device.report(self.delivery(name), self.terms)
+        for name in self.devices:
+            self.report(name)
+
+    def survivors(self, name: str, counted: frozenset[int]) -> Survivors:
+        index = self.index(name)
+        senders = counted.intersection(self.roster.leaves.graph[index], self.reports)
+        tags = {other: self.reports[other].tags.get(index, bytes(16)) for other in senders}
+        return Survivors(counted, tags)
+
+    def confirm(self, name: str, counted: frozenset[int]) -> Confirmation:
+        return self.devices[name].confirm(self.survivors(name, counted))
+
+    def confirm_all(self, counted: frozenset[int]) -> dict[int, Confirmation]:
+        """Of everyone whom the list holds."""
+        return {
+            self.index(name): self.confirm(name, counted)
+            for name in self.devices
+            if self.index(name) in counted
+        }
 
     def everybody(self) -> frozenset[int]:
         return frozenset(self.sharings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import pytest
 
@@ -28,7 +30,7 @@ def test_more_than_half_of_the_neighbours_are_needed(
 def test_neighbours_grow_much_slower_than_the_cohort() -> None:
     counts = [choose_degree(n, Assumptions()).neighbours for n in (100, 1_000, 10_000, 100_000)]
 
-    assert counts == [52, 166, 216, 248]
+    assert counts == [52, 230, 328, 366]
 
 
 @pytest.mark.parametrize("devices", [3, 20, 64])
@@ -37,42 +39,50 @@ def test_in_a_small_cohort_everybody_is_everybodys_neighbour(devices: int) -> No
     assert choose_degree(65, Assumptions(0.0, 0.0, 1, 1)).neighbours < 64
 
 
-def rows_that_cut(order: list[int], corrupt: set[int], degree: Degree) -> int:
-    """After how many honest devices a row could be declared vanished and the mask still go.
-
-    Counted so that no two rows overlap.
-    """
-    side, count = degree.neighbours // 2, len(order)
-    least = degree.needed - side
-    found, start = 0, 0
-    while start < count:
-        row = [order[(start + step) % count] for step in range(1, side + 1)]
-        if order[start] not in corrupt and len(corrupt.intersection(row)) >= least:
-            found += 1
-            start += side
-        start += 1
-    return found
+def odds_of_a_row(devices: int, corrupt: int, degree: Degree) -> Fraction:
+    """That one row of half the neighbours holds as many corrupt devices as a second sum needs."""
+    side, least = degree.neighbours // 2, degree.needed - degree.neighbours // 2
+    ways = sum(
+        comb(corrupt, found) * comb(devices - corrupt, side - found)
+        for found in range(least, side + 1)
+    )
+    return Fraction(ways, comb(devices, side))
 
 
-@pytest.mark.parametrize(
-    ("assumptions", "allowed"),
-    [(Assumptions(), 0), (Assumptions(0.1, 0.05, safety_bits=3, failure_bits=3), 50)],
-)
-def test_servers_who_choose_the_vanished_cut_the_circle_as_rarely_as_stated(
-    assumptions: Assumptions, allowed: int
+@pytest.mark.parametrize("devices", [65, 100, 300, 1_000, 10_000])
+@pytest.mark.parametrize("assumptions", [Assumptions(), Assumptions(0.1), Assumptions(0.2, 0.1)])
+def test_fewer_shares_would_be_needed_only_against_servers_that_try_fewer_orders(
+    devices: int, assumptions: Assumptions
 ) -> None:
-    """Half of the odds of exposure are for cuts: 800 rounds / 2**4 with the looser bound."""
-    devices = 100
-    degree = choose_degree(devices, assumptions)
-    assert degree.neighbours < devices - 1
-    choice = random.Random(5)
-    cut = 0
-    for _ in range(800):
-        order = choice.sample(range(devices), devices)
-        corrupt = set(range(int(devices * assumptions.corrupt)))
-        cut += rows_that_cut(order, corrupt, degree) >= 2
+    """Of 2**32 orders and 2**40 rounds: the stated number of shares, and not one less."""
+    degree, corrupt = choose_degree(devices, assumptions), int(devices * assumptions.corrupt)
+    lower = Degree(degree.neighbours, degree.needed - 1)
+    allowed = Fraction(1, 2 ** (32 + 40))
 
-    assert cut <= allowed
+    assert degree.neighbours < devices - 1
+    assert devices * odds_of_a_row(devices, corrupt, degree) <= allowed
+    assert devices * odds_of_a_row(devices, corrupt, lower) > allowed
+
+
+def is_exposed(order: list[int], corrupt: set[int], degree: Degree) -> bool:
+    """Whether some row on the circle holds that many."""
+    side = degree.neighbours // 2
+    marks = [index in corrupt for index in order] * 2
+    rows = (marks[start : start + side] for start in range(len(order)))
+    return any(sum(row) >= degree.needed - side for row in rows)
+
+
+def test_rows_with_that_many_corrupt_devices_are_not_more_frequent_than_calculated() -> None:
+    """With so few shares that chance can show it, and none with those that are needed."""
+    devices, assumptions = 100, Assumptions(0.1)
+    degree, corrupt = choose_degree(devices, assumptions), set(range(10))
+    lower = Degree(degree.neighbours, degree.needed - 3)
+    choice = random.Random(5)
+    orders = [choice.sample(range(devices), devices) for _ in range(400)]
+    expected = 400 * devices * odds_of_a_row(devices, 10, lower)
+
+    assert 0 < sum(is_exposed(order, corrupt, lower) for order in orders) <= expected
+    assert not any(is_exposed(order, corrupt, degree) for order in orders)
 
 
 def test_the_odds_of_failing_are_as_stated() -> None:

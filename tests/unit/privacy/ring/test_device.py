@@ -14,7 +14,13 @@ from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.privacy.ring.degrees import Assumptions
 from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.privacy.ring.device import Identity, RingDevice
-from fl_cluster.privacy.ring.messages import Confirmation, Offer, RingRound
+from fl_cluster.privacy.ring.messages import (
+    Confirmation,
+    Leaves,
+    Offer,
+    RingRound,
+    RosterView,
+)
 from fl_cluster.privacy.ring.server import Roster
 
 
@@ -33,6 +39,35 @@ def test_a_roster_out_of_order_is_refused(offered: Any, changed: Any) -> None:
 
     with pytest.raises(PeerProtocolError, match="not in order"):
         devices["ann"].share(changed(view, leaves=view.leaves[::-1]))
+
+
+def test_a_roster_that_names_a_device_twice_is_refused(offered: Any, changed: Any) -> None:
+    """However far from each other its two offers are: their leaves begin alike."""
+    devices, roster = offered
+    view = roster.view("ann")
+    eve = devices["eve"].offer
+    again = changed(eve, mask_key=eve.share_key).leaf(roster.leaves.ring)
+    twice = tuple(sorted({*view.leaves, again}))
+
+    assert len(twice) == 6
+    with pytest.raises(PeerProtocolError, match="names a device twice"):
+        devices["ann"].share(changed(view, leaves=twice))
+
+
+def test_a_neighbour_under_another_name_than_its_own_is_refused(offered: Any) -> None:
+    """So no device stands in the roster several times under names of nobody."""
+    devices, roster = offered
+    view, ring = roster.view("ann"), roster.leaves.ring
+    eve = devices["eve"].offer.leaf(ring)
+    twice = sorted({*view.leaves, bytes(16) + eve[16:]})
+    leaves = Leaves(ring, twice)
+    offers = {
+        leaves.leaves.index(bytes(16) + eve[16:]): devices["eve"].offer,
+        **{leaves.leaves.index(offer.leaf(ring)): offer for offer in view.offers.values()},
+    }
+
+    with pytest.raises(PeerProtocolError, match="the offer of 'eve' is not in the roster"):
+        devices["ann"].share(RosterView(leaves.leaves, offers))
 
 
 def test_a_roster_that_is_too_small_is_refused(offered: Any) -> None:
@@ -70,13 +105,9 @@ def test_a_spoilt_share_is_not_held_and_stops_nobody(table: Any, changed: Any) -
     delivery = table.delivery("ann")
     sender = next(iter(delivery.sealed))
     sealed = {**delivery.sealed, sender: spoilt(delivery.sealed[sender])}
-    for name, device in table.devices.items():
-        given = changed(delivery, sealed=sealed) if name == "ann" else table.delivery(name)
-        device.report(given, table.terms)
-    confirmations = {
-        table.index(name): device.confirm(table.everybody())
-        for name, device in table.devices.items()
-    }
+    for name in table.devices:
+        table.report(name, changed(delivery, sealed=sealed) if name == "ann" else None)
+    confirmations = table.confirm_all(table.everybody())
 
     reveal = table.devices["ann"].reveal(table.roster.tags_for("ann", confirmations))
 
@@ -130,14 +161,14 @@ def test_a_list_that_would_expose_somebody_is_refused(table: Any, counted: set[s
     table.report_all()
 
     with pytest.raises(PeerProtocolError):
-        table.devices["ann"].confirm(frozenset(table.index(name) for name in counted))
+        table.confirm("ann", frozenset(table.index(name) for name in counted))
 
 
 def test_a_list_with_a_stranger_is_refused(table: Any) -> None:
     table.report_all()
 
     with pytest.raises(PeerProtocolError, match="holds a stranger"):
-        table.devices["ann"].confirm(table.everybody() | {17})
+        table.confirm("ann", table.everybody() | {17})
 
 
 def test_neighbours_that_saw_another_list_are_found_out(table: Any) -> None:
@@ -146,8 +177,8 @@ def test_neighbours_that_saw_another_list_are_found_out(table: Any) -> None:
     everybody = table.everybody()
     without_eve = everybody - {table.index("eve")}
     confirmations = {
-        table.index(name): device.confirm(everybody if name in ("ann", "eve") else without_eve)
-        for name, device in table.devices.items()
+        table.index(name): table.confirm(name, everybody if name in ("ann", "eve") else without_eve)
+        for name in table.devices
     }
 
     for name in ("ann", "bob", "cleo", "dan"):
@@ -155,12 +186,63 @@ def test_neighbours_that_saw_another_list_are_found_out(table: Any) -> None:
             table.devices[name].reveal(table.roster.tags_for(name, confirmations))
 
 
-def test_too_few_confirmations_are_refused(table: Any) -> None:
+def test_nobody_helps_to_read_an_update_that_was_made_under_other_sharers(
+    table: Any, changed: Any
+) -> None:
+    """Eve was shown a list without Dan: she has no mask with him, as the others think she has."""
+    whole, dan, eve = table.delivery("eve"), table.index("dan"), table.index("eve")
+    sealed = {other: share for other, share in whole.sealed.items() if other != dan}
+    fewer = changed(whole, sharers=whole.sharers - {dan}, sealed=sealed)
+    for name in table.devices:
+        table.report(name, fewer if name == "eve" else None)
+
+    others = [name for name in table.devices if name != "eve"]
+    confirmations = {table.index(name): table.confirm(name, table.everybody()) for name in others}
+
+    for name in others:
+        reveal = table.devices[name].reveal(table.roster.tags_for(name, confirmations))
+        assert reveal.shares.keys() == table.everybody() - {table.index(name), eve}
+    with pytest.raises(PeerProtocolError, match=r"same list of who shared, found 0 of 3"):
+        table.confirm("eve", table.everybody() - {dan})
+
+
+def test_wrong_tags_beside_an_update_are_worth_as_much_as_none(table: Any, changed: Any) -> None:
     table.report_all()
-    confirmations = {
-        table.index(name): device.confirm(table.everybody())
+    eve = table.index("eve")
+    spoil(table, changed, "eve")
+    confirmations = table.confirm_all(table.everybody())
+
+    reveals = {
+        name: device.reveal(table.roster.tags_for(name, confirmations))
         for name, device in table.devices.items()
     }
+
+    assert {name for name in reveals if eve in reveals[name].shares} == set()
+    assert reveals["eve"].shares.keys() == table.everybody() - {eve}
+    assert reveals["ann"].shares.keys() == table.everybody() - {eve, table.index("ann")}
+
+
+def test_too_few_neighbours_that_report_under_the_same_sharers_are_refused(
+    table: Any, changed: Any
+) -> None:
+    table.report_all()
+    spoil(table, changed, "dan")
+    spoil(table, changed, "eve")
+
+    with pytest.raises(PeerProtocolError, match=r"same list of who shared, found 2 of 4"):
+        table.confirm("ann", table.everybody())
+
+
+def spoil(table: Any, changed: Any, name: str) -> None:
+    """Put wrong tags beside a device's update."""
+    report = table.reports[table.index(name)]
+    wrong = {other: bytes(len(tag)) for other, tag in report.tags.items()}
+    table.reports[table.index(name)] = changed(report, tags=wrong)
+
+
+def test_too_few_confirmations_are_refused(table: Any) -> None:
+    table.report_all()
+    confirmations = table.confirm_all(table.everybody())
     few = dict(list(table.roster.tags_for("ann", confirmations).items())[:2])
 
     with pytest.raises(PeerProtocolError, match="of survivors, found 2 of 2"):
@@ -170,10 +252,7 @@ def test_too_few_confirmations_are_refused(table: Any) -> None:
 def test_a_wrong_confirmation_costs_nobody_the_round(table: Any) -> None:
     """It is worth as much as none, or one device could end every round."""
     table.report_all()
-    confirmations = {
-        table.index(name): device.confirm(table.everybody())
-        for name, device in table.devices.items()
-    }
+    confirmations = table.confirm_all(table.everybody())
     eve = table.index("eve")
     spoilt = {other: bytes(len(tag)) for other, tag in confirmations[eve].tags.items()}
     confirmations[eve] = Confirmation("eve", spoilt)
@@ -188,18 +267,18 @@ def test_no_device_gives_shares_of_both_kinds(table: Any) -> None:
     """After a first list there is no second, whether the first was accepted or not."""
     table.report_all()
     without_eve = table.everybody() - {table.index("eve")}
-    table.devices["ann"].confirm(table.everybody())
+    table.confirm("ann", table.everybody())
     with pytest.raises(PeerProtocolError):
-        table.devices["bob"].confirm(frozenset())
+        table.confirm("bob", frozenset())
 
     for name in ("ann", "bob"):
         with pytest.raises(CallerProtocolError, match="does not follow"):
-            table.devices[name].confirm(without_eve)
+            table.confirm(name, without_eve)
 
 
 def test_a_refused_step_is_the_last(table: Any) -> None:
     table.report_all()
-    table.devices["ann"].confirm(table.everybody())
+    table.confirm("ann", table.everybody())
     with pytest.raises(PeerProtocolError, match="of survivors, found 0 of 0"):
         table.devices["ann"].reveal({})
 
@@ -210,11 +289,7 @@ def test_a_refused_step_is_the_last(table: Any) -> None:
 def test_a_reveal_has_one_share_for_each_neighbour(table: Any) -> None:
     table.report_all()
     counted = table.everybody() - {table.index("eve")}
-    confirmations = {
-        table.index(name): device.confirm(counted)
-        for name, device in table.devices.items()
-        if name != "eve"
-    }
+    confirmations = table.confirm_all(counted)
 
     reveal = table.devices["ann"].reveal(table.roster.tags_for("ann", confirmations))
 

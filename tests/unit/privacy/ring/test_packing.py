@@ -22,7 +22,6 @@ def travelled(message: Any) -> Any:
 
 def test_every_message_of_a_round_comes_back_as_it_went(table: Any) -> None:
     size = len(table.devices)
-    masked = {}
     for name, device in table.devices.items():
         index, delivery = table.index(name), table.delivery(name)
         neighbours = table.roster.leaves.graph[index]
@@ -35,12 +34,22 @@ def test_every_message_of_a_round_comes_back_as_it_went(table: Any) -> None:
         assert packing.unpack_sharing(sent, neighbours) == sharing
         sent = travelled(packing.pack_delivery(delivery, size))
         assert packing.unpack_delivery(sent, size, neighbours) == delivery
-        masked[name] = device.report(delivery, table.terms)
-        sent = travelled(messages.RequestUpdateModel(masked_terms=packing.pack_terms(masked[name])))
-        assert packing.unpack_terms(sent.masked_terms, 5).tolist() == masked[name].tolist()
+        terms, tags = (report := table.report(name)).terms, report.tags
+        sent = travelled(
+            messages.RequestUpdateModel(
+                masked_terms=packing.pack_terms(terms), masked_tags=packing.pack_report_tags(tags)
+            )
+        )
+        assert packing.unpack_terms(sent.masked_terms, 5).tolist() == terms.tolist()
+        assert sent.masked_tags.tobytes() == b"".join(tags[other] for other in sorted(tags))
     counted = frozenset(range(size))
-    assert packing.unpack_survivors(travelled(packing.pack_survivors(counted, 5)), 5) == counted
-    confirmations = {table.index(n): d.confirm(counted) for n, d in table.devices.items()}
+    for name in table.devices:
+        survivors = table.survivors(name, counted)
+        assert len(survivors.tags) == 4
+        sent = travelled(packing.pack_survivors(survivors, 5))
+        neighbours = table.roster.leaves.graph[table.index(name)]
+        assert packing.unpack_survivors(sent, 5, neighbours) == survivors
+    confirmations = table.confirm_all(counted)
     for name, device in table.devices.items():
         confirmation, tags = (
             confirmations[table.index(name)],
@@ -86,12 +95,18 @@ def bytes_of(count: int) -> Any:
     [
         (lambda: packing.unpack_terms(bytes_of(41), 5), "5 elements of 8 bytes, found 41"),
         (
-            lambda: packing.unpack_roster(messages.ResponseSecureRoster(leaves=bytes_of(33))),
-            "leaves: expected a multiple of 32 bytes, found 33",
+            lambda: packing.unpack_roster(messages.ResponseSecureRoster(leaves=bytes_of(49))),
+            "leaves: expected a multiple of 48 bytes, found 49",
         ),
         (
-            lambda: packing.unpack_survivors(messages.ResponseSecureSurvivors(), 5),
+            lambda: packing.unpack_survivors(messages.ResponseSecureSurvivors(), 5, (1, 2)),
             "counted: expected a bitmap of 5 devices",
+        ),
+        (
+            lambda: packing.unpack_survivors(
+                messages.ResponseSecureSurvivors(counted=np.array([6], np.int8)), 5, (1, 3)
+            ),
+            "tags: expected 1 times 16 bytes, found 0",
         ),
         (
             lambda: packing.unpack_tags(

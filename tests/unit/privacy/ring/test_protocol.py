@@ -14,7 +14,8 @@ from fl_cluster.privacy.ring.degrees import Assumptions
 from fl_cluster.privacy.ring.demands import Demands
 from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import RingRound, bitmap, indices_in
-from fl_cluster.privacy.ring.server import CannotUnmask, Roster, Unmasking
+from fl_cluster.privacy.ring.packing import pack_report_tags
+from fl_cluster.privacy.ring.server import CannotUnmask, ReportTags, Roster, Unmasking
 
 ELEMENTS = 257
 
@@ -44,13 +45,18 @@ class Play:
             roster.check_sharing(sharing)
         masked = np.zeros(ELEMENTS, np.int64)
         reporters = self.alive("report")
+        sent = {}
         for name in reporters:
-            masked += self.devices[name].report(roster.deliver(name, sharings), self.terms[name])
+            report = self.devices[name].report(roster.deliver(name, sharings), self.terms[name])
+            masked += report.terms
+            sent[roster.index(name)] = pack_report_tags(report.tags).tobytes()
         counted = frozenset(roster.index(name) for name in reporters)
         sharers = frozenset(sharings)
+        tags = ReportTags(roster, sharers, sent)
         confirmations = {}
         for name in self.alive("confirm"):
-            confirmation = self.devices[name].confirm(counted)
+            survivors = roster.survivors(name, counted, tags)
+            confirmation = self.devices[name].confirm(survivors)
             roster.check_confirmation(confirmation, sharers, counted)
             confirmations[roster.index(name)] = confirmation
         reveals = {}
@@ -143,9 +149,8 @@ def test_a_single_masked_report_says_nothing_about_its_terms(play: Callable[...,
     }
     name = "device-0"
 
-    masked = round_.devices[name].report(
-        roster.deliver(name, sharings), np.zeros(ELEMENTS, np.int64)
-    )
+    delivery = roster.deliver(name, sharings)
+    masked = round_.devices[name].report(delivery, np.zeros(ELEMENTS, np.int64)).terms
 
     bits = np.unpackbits(masked.view(np.uint8)).mean()
     assert abs(bits - 0.5) < 0.02

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 
 from fl_cluster.errors import PeerProtocolError
-from fl_cluster.privacy.ring.server import CannotUnmask, Roster, Unmasking
+from fl_cluster.privacy.ring.server import CannotUnmask, ReportTags, Roster, Unmasking
 
 
 def finished(table: Any, gone: str = "eve") -> tuple[Any, Any, dict[int, Any]]:
     """The masked sum, the unmasking and the reveals of a round that `gone` left after sharing."""
     masked = np.zeros(5, np.int64)
-    for name, device in table.devices.items():
+    for name in table.devices:
         if name != gone:
-            masked += device.report(table.delivery(name), table.terms)
+            masked += table.report(name).terms
     counted = frozenset(table.index(name) for name in table.devices if name != gone)
-    confirmations = {
-        table.index(name): device.confirm(counted)
-        for name, device in table.devices.items()
-        if name != gone
-    }
+    confirmations = table.confirm_all(counted)
     reveals = {
         table.index(name): device.reveal(table.roster.tags_for(name, confirmations))
         for name, device in table.devices.items()
@@ -109,8 +105,13 @@ def test_a_sharing_of_another_size_is_refused(table: Any, changed: Any, spoil: A
 
 def test_confirmations_of_another_size_are_refused(table: Any, changed: Any) -> None:
     table.report_all()
-    confirmation = table.devices["ann"].confirm(table.everybody())
+    confirmation = table.confirm("ann", table.everybody())
     short = changed(confirmation, tags={key: tag[:8] for key, tag in confirmation.tags.items()})
 
     with pytest.raises(PeerProtocolError, match="expected one tag for each"):
         table.roster.check_confirmation(short, table.everybody(), table.everybody())
+
+
+def test_tags_of_another_number_than_the_neighbours_that_shared_are_refused(table: Any) -> None:
+    with pytest.raises(PeerProtocolError, match="masked_tags: expected 4 times 16 bytes, one for"):
+        ReportTags(table.roster, table.everybody(), {0: bytes(48)})

@@ -14,7 +14,8 @@ from fl_cluster.aggregate.partial import Partial, Scaling, Update
 from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.privacy.ring.device import RingDevice
 from fl_cluster.privacy.ring.messages import RingRound
-from fl_cluster.privacy.ring.server import Roster, Unmasking
+from fl_cluster.privacy.ring.packing import pack_report_tags
+from fl_cluster.privacy.ring.server import ReportTags, Roster, Unmasking
 from fl_cluster.privacy.ring.terms import terms_of
 
 NAMES = ("ann", "bob", "cleo", "dan", "eve", "finn", "gus")
@@ -35,7 +36,7 @@ def test_the_model_has_the_plain_rounds_digest_although_two_servers_held_the_sum
     sharings = {roster.index(n): d.share(roster.view(n)) for n, d in devices.items()}
     plain = Partial(layout, scaling)
     masked = [Partial(layout, scaling), Partial(layout, scaling)]
-    counted = NAMES[1:]
+    counted, sent = NAMES[1:], {}
     for number, name in enumerate(counted):
         weights = base.values + numbers.standard_normal(layout.size).astype(np.float32)
         tensors = [weights[place.start : place.stop] for place in layout.summed]
@@ -43,9 +44,14 @@ def test_the_model_has_the_plain_rounds_digest_although_two_servers_held_the_sum
         plain.add(Update(list(zip(layout.summed, tensors, strict=True)), is_plain=True), size)
         terms = terms_of(tensors, scaling.exponents, size, scaling.bound)
         report = devices[name].report(roster.deliver(name, sharings), terms)
-        masked[number % 2].merge(report, [size] * len(layout.summed))
+        sent[roster.index(name)] = pack_report_tags(report.tags).tobytes()
+        masked[number % 2].merge(report.terms, [size] * len(layout.summed))
     alive = frozenset(map(roster.index, counted))
-    confirmations = {roster.index(name): devices[name].confirm(alive) for name in counted}
+    tags = ReportTags(roster, frozenset(sharings), sent)
+    confirmations = {
+        roster.index(name): devices[name].confirm(roster.survivors(name, alive, tags))
+        for name in counted
+    }
     reveals = {
         roster.index(name): devices[name].reveal(roster.tags_for(name, confirmations))
         for name in counted
