@@ -140,7 +140,9 @@ class Channel:
             with contextlib.suppress(Ended):
                 if not self._writer.is_closing():
                     await self.send(Bye(clip(farewell)))
-            self._writer.close()
+            if not self._writer.is_closing():
+                # Early versions of Python 3.11 cannot abort TLS that was closed twice.
+                self._writer.close()
             with contextlib.suppress(OSError):  # a timeout is one
                 async with asyncio.timeout(CLOSE_S):
                     await self._writer.wait_closed()
