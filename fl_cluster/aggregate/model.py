@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,22 @@ class Model:
         return {tensor.name: self.tensor(tensor.name) for tensor in self.layout}
 
     @cached_property
+    def content(self) -> bytes:
+        """`digest_of_tensors` of all of them."""
+        return digest_of_tensors((tensor.name, self.tensor(tensor.name)) for tensor in self.layout)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the values' bytes, hex."""
         return hashlib.sha256(self.values.data).hexdigest()
+
+
+def digest_of_tensors(tensors: Iterable[tuple[str, npt.NDArray[np.float32]]]) -> bytes:
+    """SHA-256 of names and values, in whatever order they come: two have it that are one model."""
+    total = hashlib.sha256()
+    for name, values in sorted(tensors, key=itemgetter(0)):
+        data = np.ascontiguousarray(values, "<f4").reshape(-1)
+        text = name.encode("utf-8", "surrogateescape")
+        total.update(b"%d %d " % (len(text), data.size) + text)
+        total.update(data.data)
+    return total.digest()

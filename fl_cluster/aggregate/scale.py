@@ -15,6 +15,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from fl_cluster.aggregate.model import Model
 from fl_cluster.aggregate.rules import MEAN, Rule
@@ -37,9 +38,12 @@ def exponents(model: Model, cohort_size: int, rule: Rule = MEAN) -> tuple[int, .
     )
 
 
-def _exponent(
-    values: np.ndarray[tuple[int], np.dtype[np.float32]], bound: int, growth_bits: int
-) -> int:
+def exponent_for(values: npt.NDArray[np.float32], cohort_size: int) -> int:
+    """That of one tensor with these weights, where the mean is weighted as usual."""
+    return _exponent(values, term_bound(cohort_size), MEAN.growth_bits(""))
+
+
+def _exponent(values: npt.NDArray[np.float32], bound: int, growth_bits: int) -> int:
     largest = max(abs(float(values.max())), abs(float(values.min())))
     if not math.isfinite(largest):
         raise ValueError("the weights hold NaN or infinity")

@@ -120,6 +120,13 @@ ROWS: Final = (
         "NO_COMPRESS for uploads",
     ),
     Row(
+        {Axis.ENCRYPT: (EncryptType.SECURE_AGGREGATION,), Axis.DOWNLOAD: _QUANT},
+        Outcome.FORCED,
+        "devices check that all of them start from the same weights, to the bit",
+        "downloads are not compressed",
+        {Axis.DOWNLOAD: DownloadCompression.NO_COMPRESS},
+    ),
+    Row(
         {Axis.ENCRYPT: (EncryptType.STABLE_PW_ENCRYPT,), Axis.MODE: _DEVICES},
         Outcome.WARNED,
         "existing devices do not know it, and end their job when it is announced",

@@ -171,10 +171,13 @@ class FederatedDevice:
     ) -> FederatedDevice:
         """A device of the cluster whose operator has given out this join line.
 
-        What `options` say replaces what the line says; demands replace its protection as well.
+        What `options` say replaces what the line says, None being nothing; demands replace its
+        protection as well.
         """
         said = parse_join_line(line)
         is_required = said.protection and options.get("demands") is None
+        if options.get("protection") is None:
+            options.pop("protection", None)
         chosen: DeviceOptions = {
             "job": said.job,
             "url_prefix": said.url_prefix,

@@ -159,7 +159,10 @@ class Protector:
             announced = SumTerms.of(demand.ring, plan.job_name, plan.round_number)
             # Now, because the mask is as large as the announcement says, and made before training.
             announced.check_model(model)
-            return SecureDevice(announced, device, self.stream, identity, self.demands)
+            assert demand.ring is not None, "checked by SumTerms"
+            secure = SecureDevice(announced, device, self.stream, identity, self.demands)
+            announced.check_terms(demand.ring, plan, model)
+            return secure
         if demand.kind != PAIRS:
             return None
         from fl_cluster.sdk.masking import MaskedRound, MaskTerms

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from fl_cluster.aggregate.model import digest_of_tensors
+from fl_cluster.aggregate.scale import exponent_for
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.kernels.bounds import term_bound
 from fl_cluster.kernels.native import Integers
@@ -30,6 +32,7 @@ from fl_cluster.privacy.ring.terms import terms_of
 from fl_cluster.sdk.exchange import Exchange, Question, Steps, Tensors
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.peers import ring_identity
+from fl_cluster.sdk.training import RoundPlan
 from fl_cluster.wire.messages import (
     RequestSecureRead,
     ResponseSecureDelivery,
@@ -45,6 +48,8 @@ HOLD_MS = 20_000
 """How long a server may hold a read that others have to come first for."""
 LARGEST_EXPONENT = 1_000
 """With it a term's scale, data size included, is a double."""
+MOST_MISSING = 2
+"""A cohort is at most so many times as large as the roster: fewer than half of it vanish."""
 NOT_NEEDED = frozenset({"enough"})
 """What a step is refused with that may be left out."""
 
@@ -57,6 +62,7 @@ class SumTerms:
     exponents: Mapping[str, int]
     """By tensor, in the order of the sum."""
     sizes: Mapping[str, int]
+    cohort_size: int
     bound: int
 
     @classmethod
@@ -78,6 +84,7 @@ class SumTerms:
             packing.ring_round(announced, job, number),
             {name: tensor.exponent for name, tensor in named},
             {name: tensor.elements for name, tensor in named},
+            announced.cohort_size,
             term_bound(announced.cohort_size),
         )
 
@@ -89,6 +96,43 @@ class SumTerms:
                     f"the job adds {size} elements of tensor {name!r}, which its model does not"
                     " have"
                 )
+
+    def check_terms(self, announced: SecureRound, plan: RoundPlan, model: Tensors) -> None:
+        """PeerProtocolError when the round is not about what this device was told.
+
+        All messages are bound to the digest of these terms, so that devices that were told
+        something else have no part in the same sum.
+        """
+        start = packing.Start(
+            rounds=plan.rounds_total,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            server_mode=plan.server_mode,
+            model=digest_of_tensors(model.items()),
+        )
+        if packing.terms_digest(announced, start) != self.ring.terms:
+            raise PeerProtocolError(
+                "the terms of the round are not those that this device was told: another model,"
+                " other numbers to train with, or another way to count"
+            )
+        for name, found in self.exponents.items():
+            try:
+                expected = exponent_for(model[name], self.cohort_size)
+            except ValueError as exc:
+                raise PeerProtocolError(f"the model to start from: {exc}") from exc
+            if found != expected:
+                raise PeerProtocolError(
+                    f"secure: tensor {name!r}: expected an exponent of {expected} for such weights"
+                    f" and {self.cohort_size} devices, found {found}"
+                )
+
+    def check_cohort(self, devices: int) -> None:
+        """PeerProtocolError when so few are in the roster that the sum is scaled for too many."""
+        if self.cohort_size > MOST_MISSING * devices:
+            raise PeerProtocolError(
+                f"the round counts for {self.cohort_size} devices, and only {devices} take part"
+            )
 
     def of_update(self, trained: Tensors, data_size: int) -> Integers:
         """The terms of an update; CallerProtocolError when one is out of range."""
@@ -126,6 +170,7 @@ class SecureDevice(Exchange):
         yield Question("secure/offer", _always(offer), ResponseSecureStep)
         roster = yield Question("secure/roster", self._reading(), ResponseSecureRoster)
         self._view = packing.unpack_roster(roster)
+        self._terms.check_cohort(len(self._view.leaves))
         sharing = packing.pack_sharing(self._place, self._ring.share(self._view))
         yield Question("secure/share", _always(sharing), ResponseSecureStep)
         answer = yield Question("secure/delivery", self._reading(), ResponseSecureDelivery)

@@ -40,10 +40,10 @@ Message = TypeVar("Message", bound=AnyMessage)
 
 def announcement(view: JobView) -> SecureRound:
     """What devices are told of the current round."""
-    ref, plan, ring = view.snapshot.ref, view.snapshot.plan, view.parameters.ring
+    ref, plan, parameters = view.snapshot.ref, view.snapshot.plan, view.parameters
+    ring, base = parameters.ring, view.base
     bounds = Assumptions(ring.corrupt, ring.dropout)
-    exponents = view.base.record.exponents
-    return SecureRound(
+    announced = SecureRound(
         instance=ref.instance,
         attempt=ref.attempt,
         least_devices=ring.least_devices,
@@ -54,10 +54,21 @@ def announcement(view: JobView) -> SecureRound:
         cohort_size=plan.cohort_size,
         step_window_ms=min(ring.window_ms, MAX_INT),
         tensors=tuple(
-            SecureTensor(place.tensor.name, place.tensor.size, exponents[place.sum_index])
+            SecureTensor(
+                place.tensor.name, place.tensor.size, base.record.exponents[place.sum_index]
+            )
             for place in view.layout.summed
         ),
     )
+    start = packing.Start(
+        rounds=min(parameters.rounds_total, MAX_INT),
+        epochs=min(parameters.epochs, MAX_INT),
+        batch_size=min(parameters.batch_size, MAX_INT),
+        learning_rate=parameters.learning_rate,
+        server_mode=parameters.server_mode,
+        model=base.model.content,
+    )
+    return announced._replace(terms=packing.terms_digest(announced, start))
 
 
 class RingRecords:

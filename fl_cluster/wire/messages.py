@@ -214,6 +214,7 @@ class SecureRound(NamedTuple):
     cohort_size: int = 0
     step_window_ms: int = 0
     tensors: tuple[SecureTensor, ...] | None = None
+    terms: bytes | None = None
 
 
 class ResponseFLJob(NamedTuple):
@@ -831,6 +832,7 @@ SCHEMA: Final[Mapping[type[AnyMessage], tuple[Field, ...]]] = MappingProxyType(
             Field("cohort_size", Kind.INT, None, 0),
             Field("step_window_ms", Kind.INT, None, 0),
             Field("tensors", Kind.TABLES, None, None, SecureTensor),
+            Field("terms", Kind.BYTES, None),
         ),
         ResponseFLJob: (
             Field("retcode", Kind.INT, 0, 0),

@@ -44,6 +44,9 @@ MOST_BITS = 10_000
 GRINDING_BITS = 32
 """How many orders of the circle servers may try in a round: a digest of the roster each."""
 
+_ROUNDED_UP = 1 + 2.0**-23
+"""Shares travel in single precision, where 0.05 may be a little less than a twentieth."""
+
 SMALL_COHORT = 64
 """Up to here everybody is everybody's neighbour, which costs a device some ten milliseconds."""
 
@@ -89,7 +92,7 @@ def choose_degree(devices: int, assumptions: Assumptions) -> Degree:
     """The degree for a cohort of this size, at least 2."""
     if devices < 2:
         raise ValueError(f"expected at least 2 devices, found {devices}")
-    corrupt = math.floor(devices * assumptions.corrupt)
+    corrupt = math.floor(devices * assumptions.corrupt * _ROUNDED_UP)
     alive = devices - math.floor(devices * assumptions.dropout)
     for neighbours in range(2, devices - 1 if devices > SMALL_COHORT else 0, 2):
         needed = _least_needed(devices, neighbours, corrupt, assumptions.safety_bits)

@@ -31,6 +31,8 @@ class RingRound:
     least_devices: int
     """A device reveals nothing unless so many reports are in the sum."""
     assumptions: Assumptions = field(default_factory=Assumptions)
+    terms: bytes = b""
+    """Digest of what makes an update what it is: the model, how to train, how it is counted."""
 
     def __post_init__(self) -> None:
         if self.least_devices < 2:
@@ -48,7 +50,7 @@ class RingRound:
         rest = (bounds.corrupt.hex(), bounds.dropout.hex())
         bits = (bounds.safety_bits, bounds.failure_bits)
         texts = (self.job, *map(str, numbers), *rest, *map(str, bits))
-        return digest_of(_VERSION, *map(_bytes_of, texts))
+        return digest_of(_VERSION, *map(bytes_of, texts), self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,12 @@ class Offer:
 
     def signed_bytes(self, ring: RingRound) -> bytes:
         """What the signature is under."""
-        name = _bytes_of(self.device)
+        name = bytes_of(self.device)
         return digest_of(b"offer", ring.digest, name, self.share_key, self.mask_key)
 
     def leaf(self, ring: RingRound) -> bytes:
         """What stands for the offer in the roster: a digest of whose it is, and one of itself."""
-        name = digest_of(b"name", _bytes_of(self.device))[:NAME_BYTES]
+        name = digest_of(b"name", bytes_of(self.device))[:NAME_BYTES]
         return name + digest_of(b"leaf", self.signed_bytes(ring), self.signature)
 
 
@@ -194,6 +196,6 @@ def digest_of(*parts: bytes) -> bytes:
     return total.digest()
 
 
-def _bytes_of(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
     """The bytes that the text came in; they need not be UTF-8."""
     return text.encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from fl_cluster.privacy.ring.messages import (
     Sharing,
     Survivors,
     bitmap,
+    bytes_of,
+    digest_of,
     indices_in,
 )
 from fl_cluster.privacy.ring.secrets import (
@@ -84,9 +86,40 @@ def ring_round(announced: SecureRound, job: str, number: int) -> RingRound:
             elements,
             announced.least_devices,
             bounds,
+            announced.terms or b"",
         )
     except ValueError as exc:
         raise PeerProtocolError(f"secure: {exc}") from exc
+
+
+class Start(NamedTuple):
+    """What each device of a round is told to do, besides how its update is added up."""
+
+    rounds: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    server_mode: str
+    model: bytes
+    """Digest of all tensors that training starts from (`aggregate.model.digest_of_tensors`)."""
+
+
+def terms_digest(announced: SecureRound, start: Start) -> bytes:
+    """The digest of all that decides what the round's updates are.
+
+    Each device makes it of what it was told itself, and every message of the round is bound to
+    it.  Devices that were told different things could be told apart in the sum: a server would
+    let all but one send what it knows already, or what vanishes beside the one.
+    """
+    numbers = (start.rounds, start.epochs, start.batch_size, announced.cohort_size)
+    rate = np.float32(start.learning_rate).tobytes()
+    added = [
+        (tensor.weight_fullname or "", tensor.elements, tensor.exponent)
+        for tensor in announced.tensors or ()
+    ]
+    texts = [start.server_mode, *map(str, numbers)]
+    texts += [str(part) for entry in added for part in entry]
+    return digest_of(b"terms", start.model, rate, *map(bytes_of, texts))
 
 
 # What devices send

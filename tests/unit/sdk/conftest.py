@@ -16,7 +16,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 
+from fl_cluster.aggregate.model import digest_of_tensors
+from fl_cluster.aggregate.scale import exponent_for
+from fl_cluster.privacy.ring import packing
 from fl_cluster.sdk import RoundPlan, TrainResult
+from fl_cluster.sdk.answers import plan_of
 from fl_cluster.wire import packed
 from fl_cluster.wire.messages import (
     CipherPublicParams,
@@ -29,6 +33,8 @@ from fl_cluster.wire.messages import (
     ResponseFLJob,
     ResponseGetModel,
     ResponseUpdateModel,
+    SecureRound,
+    SecureTensor,
 )
 
 Weights = dict[str, NDArray[np.float32]]
@@ -75,6 +81,26 @@ class FakeCluster:
         self.sums = {name: np.zeros(values.shape) for name, values in self.initial.items()}
         self.published = asyncio.Condition()
         self.asked = asyncio.Condition()
+
+    def secure_round(self, told: ResponseFLJob) -> SecureRound:
+        """What an honest server announces of a masked round beside this answer."""
+        weights, cohort_size = self.models[-1], 5
+        tensors = tuple(
+            SecureTensor(name, values.size, exponent_for(values, cohort_size))
+            for name, values in weights.items()
+        )
+        announced = SecureRound("run", 1, 3, 0.05, 0.2, 40, 20, cohort_size, 60_000, tensors)
+        assert told.fl_plan_config is not None
+        plan = plan_of(told.iteration, told.fl_plan_config)
+        start = packing.Start(
+            plan.rounds_total,
+            plan.epochs,
+            plan.batch_size,
+            plan.learning_rate,
+            plan.server_mode,
+            digest_of_tensors(weights.items()),
+        )
+        return announced._replace(terms=packing.terms_digest(announced, start))
 
     def application(self, prefix: str = "") -> web.Application:
         application = web.Application(client_max_size=2**28)

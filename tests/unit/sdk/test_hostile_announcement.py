@@ -25,8 +25,6 @@ from fl_cluster.wire.messages import (
     ResponseFLJob,
     ResponseSecureStep,
     ResponseUpdateModel,
-    SecureRound,
-    SecureTensor,
 )
 
 RING = CipherPublicParams("SECURE_AGGREGATION")
@@ -72,12 +70,9 @@ class Liar:
             del self.announced[0]
         plan = told.fl_plan_config._replace(cipher=cipher)
         has_secure = cipher == RING if self.has_secure is None else self.has_secure
-        sizes = self.cluster.initial.items()
-        tensors = tuple(SecureTensor(name, values.size, 20) for name, values in sizes)
-        secure = SecureRound("run", 1, 3, 0.05, 0.2, 40, 20, 5, 60_000, tensors)
-        return packed_answer(
-            told._replace(fl_plan_config=plan, secure=secure if has_secure else None)
-        )
+        told = told._replace(fl_plan_config=plan)
+        secure = self.cluster.secure_round(told) if has_secure else None
+        return packed_answer(told._replace(secure=secure))
 
     async def count(self, _: Any, answer: Callable[[], Any]) -> web.Response:
         """Take the update, and end the round."""

@@ -135,5 +135,5 @@ def test_what_the_owner_says_replaces_what_the_line_requires():
 
     assert joined() == Protection("PW_ENCRYPT")
     assert joined(protection="SECURE_AGGREGATION") == Protection("SECURE_AGGREGATION")
-    assert joined(protection=None) is None
+    assert joined(protection=None) == joined()
     assert joined(demands=Demands()) == Protection("SECURE_AGGREGATION")

@@ -25,7 +25,6 @@ from fl_cluster.wire.messages import (
     ResponseFLJob,
     ResponseSecureStep,
     ReturnExchangeKeys,
-    SecureRound,
     SecureTensor,
 )
 
@@ -160,14 +159,13 @@ async def test_a_device_that_waits_long_for_others_keeps_its_keys_and_its_place(
     assert len(cluster.bodies("startFLJob")) == 1
 
 
-def announcing(cluster: Any, weights: Any, **changes: Any) -> Any:
+def announcing(cluster: Any, **changes: Any) -> Any:
     """The cluster, whose first answer to a check-in announces a round with these changes."""
-    tensors = tuple(SecureTensor(name, values.size, 20) for name, values in weights.items())
-    announced = SecureRound("run", 1, 3, 0.05, 0.2, 40, 20, 5, 60_000, tensors)
 
     async def announce(_: Any, answer: Callable[[], Any]) -> web.Response:
         told = packed.decode(ResponseFLJob, (await answer()).body)
-        return packed_answer(told._replace(secure=announced._replace(**changes)))
+        announced = cluster.secure_round(told)._replace(**changes)
+        return packed_answer(told._replace(secure=announced))
 
     cluster.encryption = "SECURE_AGGREGATION"
     cluster.faults["startFLJob"].append(announce)
@@ -192,7 +190,7 @@ async def test_a_round_that_promises_too_little_is_refused_before_anything_is_sa
     changes: dict[str, Any],
     told: str,
 ) -> None:
-    cluster, train = announcing(make_cluster(), initial_weights, **changes), adding(1.0)
+    cluster, train = announcing(make_cluster(), **changes), adding(1.0)
 
     async with serve(cluster) as url:
         with pytest.raises(PeerProtocolError, match=told):
@@ -205,7 +203,7 @@ async def test_a_round_that_promises_too_little_is_refused_before_anything_is_sa
 async def test_what_the_owner_of_a_device_demands_decides(
     make_cluster: Any, serve: Any, adding: Any, initial_weights: Any
 ) -> None:
-    usual = announcing(make_cluster(), initial_weights)
+    usual = announcing(make_cluster())
     async with serve(usual) as url:
         with pytest.raises(PeerProtocolError, match="at least 50 reports in a sum, found 3"):
             await a_device(url, adding(1.0), demands=Demands(least_devices=50)).run()
@@ -214,7 +212,7 @@ async def test_what_the_owner_of_a_device_demands_decides(
         return packed_answer(ResponseSecureStep(retcode=300, verdict="bad_request"), 400)
 
     lax = routed(make_cluster(), {"secure/offer": refuse})
-    announcing(lax, initial_weights, corrupt=0.0)
+    announcing(lax, corrupt=0.0)
     async with serve(lax) as url:
         with pytest.raises(CallerProtocolError):
             await a_device(url, adding(1.0), demands=Demands(corrupt=0.0)).run()

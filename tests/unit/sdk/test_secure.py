@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fl_cluster.aggregate.model import digest_of_tensors
+from fl_cluster.aggregate.scale import exponent_for
 from fl_cluster.errors import CallerProtocolError, PeerProtocolError
 from fl_cluster.kernels import native
 from fl_cluster.privacy.ring import packing
@@ -40,7 +42,7 @@ from fl_cluster.wire.messages import (
 NAMES = ["a", "b", "c", "d", "e"]
 NUMBER = 4
 SIZES = {"w": 6, "b": 2}
-EXPONENT = 20
+EXPONENT = exponent_for(np.zeros(2, np.float32), 5)
 ANNOUNCED = SecureRound(
     instance="run",
     attempt=1,
@@ -52,10 +54,13 @@ ANNOUNCED = SecureRound(
     cohort_size=5,
     tensors=tuple(SecureTensor(name, size, EXPONENT) for name, size in SIZES.items()),
 )
-TERMS = SumTerms.of(ANNOUNCED, "digits", NUMBER)
-TAKEN = ResponseSecureStep()
 MODEL = {"other": np.zeros(3, np.float32), "w": np.zeros((2, 3), np.float32)}
 MODEL["b"] = np.zeros(2, np.float32)
+PLAN = RoundPlan(NUMBER, 5, 1, 1, 0.1, "FEDERATED_LEARNING", "digits")
+START = packing.Start(5, 1, 1, 0.1, "FEDERATED_LEARNING", digest_of_tensors(MODEL.items()))
+ANNOUNCED = ANNOUNCED._replace(terms=packing.terms_digest(ANNOUNCED, START))
+TERMS = SumTerms.of(ANNOUNCED, "digits", NUMBER)
+TAKEN = ResponseSecureStep()
 
 
 def update_of(name: str) -> dict[str, NDArray[np.float32]]:
@@ -280,6 +285,53 @@ def test_a_round_that_protects_less_than_a_device_demands_is_refused(
 
     with pytest.raises(PeerProtocolError, match=told):
         Protector().exchange(demanded(announced), "a", plan, None, MODEL)
+
+
+def resealed(announced: SecureRound, start: packing.Start = START) -> SecureRound:
+    """What a lying server announces: the digest fits what it says."""
+    return announced._replace(terms=packing.terms_digest(announced, start))
+
+
+@pytest.mark.parametrize(
+    ("announced", "told"),
+    [
+        (ANNOUNCED._replace(terms=None), "not those that this device was told"),
+        (resealed(ANNOUNCED, START._replace(model=bytes(32))), "not those that this device"),
+        (resealed(ANNOUNCED, START._replace(learning_rate=0.0)), "not those that this device"),
+        (resealed(ANNOUNCED, START._replace(epochs=0)), "not those that this device"),
+        (ANNOUNCED._replace(cohort_size=6), "not those that this device was told"),
+        (ANNOUNCED._replace(tensors=ANNOUNCED.tensors[::-1]), "not those that this device"),
+        (resealed(with_tensor("w", 6, EXPONENT - 1)), f"an exponent of {EXPONENT} for such"),
+        (resealed(with_tensor("w", 6, -1_000)), "for such weights and 5 devices, found -1000"),
+    ],
+)
+def test_a_device_that_is_told_other_terms_than_others_has_no_part_in_their_sum(
+    announced: SecureRound, told: str
+) -> None:
+    """Servers would let all but one send what they know, or what vanishes beside the one."""
+    with pytest.raises(PeerProtocolError, match=told):
+        Protector().exchange(demanded(announced), "a", PLAN, None, MODEL)
+
+
+def test_devices_that_were_told_different_terms_are_not_in_one_round() -> None:
+    others = [
+        resealed(ANNOUNCED, START._replace(model=bytes(32))),
+        resealed(ANNOUNCED, START._replace(learning_rate=0.0)),
+        resealed(with_tensor("w", 6, -1_000)),
+        resealed(ANNOUNCED._replace(cohort_size=6)),
+    ]
+    rings = [packing.ring_round(each, "digits", NUMBER) for each in (ANNOUNCED, *others)]
+    leaves = {Offer("a", b"", b"", b"").leaf(ring) for ring in rings}
+
+    assert len({ring.digest for ring in rings}) == len(leaves) == 5
+
+
+def test_a_sum_that_is_scaled_for_a_crowd_is_not_one_of_a_few() -> None:
+    """The larger the cohort is said to be, the fewer bits of a small update are left."""
+    TERMS.check_cohort(3)
+
+    with pytest.raises(PeerProtocolError, match="counts for 5 devices, and only 2 take part"):
+        TERMS.check_cohort(2)
 
 
 def test_the_owner_of_a_device_may_demand_more_or_less() -> None:
