@@ -269,13 +269,14 @@ ATTACKS: tuple[Attack, ...] = (
     slow_heads,
     slow_bodies,
     drips,
-    short_starts,
     slow_readers,
     lying_lengths,
     gzip_bombs,
     header_floods,
     garbage,
+    short_starts,
 )
+"""The one that takes most memory for a moment comes last: it is given back within ten seconds."""
 
 
 def _attack(
