@@ -74,11 +74,11 @@ class Model:
 
 
 def digest_of_tensors(tensors: Iterable[tuple[str, npt.NDArray[np.float32]]]) -> bytes:
-    """SHA-256 of names and values, in whatever order they come: two have it that are one model."""
+    """SHA-256 of names, shapes and values, in whatever order they come: equal for one model."""
     total = hashlib.sha256()
     for name, values in sorted(tensors, key=itemgetter(0)):
-        data = np.ascontiguousarray(values, "<f4").reshape(-1)
         text = name.encode("utf-8", "surrogateescape")
-        total.update(b"%d %d " % (len(text), data.size) + text)
-        total.update(data.data)
+        head = [len(text), values.ndim, *values.shape]
+        total.update(b"".join(number.to_bytes(8, "big") for number in head) + text)
+        total.update(np.ascontiguousarray(values, "<f4").reshape(-1).data)
     return total.digest()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fl_cluster.aggregate.layout import Layout, Tensor
-from fl_cluster.aggregate.model import Model
+from fl_cluster.aggregate.model import Model, digest_of_tensors
 
 LAYOUT = Layout([Tensor("b", (2, 2)), Tensor("a", (3,))])
 
@@ -88,3 +88,25 @@ def test_what_is_no_real_number_is_refused_with_its_name(array, found):
         Model.from_arrays({"a": array})
 
     assert found in str(caught.value)
+
+
+def test_whoever_holds_the_tensors_comes_to_the_digest_of_the_model():
+    model = Model(LAYOUT, np.arange(7, dtype=np.float32))
+    arrays = model.arrays()
+
+    assert digest_of_tensors(reversed(arrays.items())) == model.content
+
+
+def test_a_model_with_another_value_name_or_shape_has_another_digest():
+    first = np.zeros(4, np.float32)
+    models = [
+        {"a": first},
+        {"b": first},
+        {"a": first.reshape(2, 2)},
+        {"a": first.reshape(4, 1)},
+        {"a": first, "b": first[:0]},
+        {"a": first[:2], "b": first[2:]},
+        {"a": np.float32([0, 0, 0, -0.0])},
+    ]
+
+    assert len({digest_of_tensors(model.items()) for model in models}) == len(models)
