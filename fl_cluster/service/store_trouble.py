@@ -66,7 +66,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Condition], ...] = (
         Condition(Cause.STORE_LOADING, "Redis is starting and still reads its data", ""),
     ),
     (
-        ("NOAUTH", "uthentication", "NOPERM", "no permissions", "invalid username-password"),
+        # Of whoever has not logged in, Redis takes no command with many or long arguments.
+        (
+            *("NOAUTH", "uthentication", "unauthenticated", "NOPERM", "no permissions"),
+            "invalid username-password",
+        ),
         Condition(
             Cause.STORE_FORBIDDEN,
             "Redis does not accept this user or its password, or the user may not do this",

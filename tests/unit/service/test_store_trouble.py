@@ -24,6 +24,8 @@ from fl_cluster.service.store_trouble import CONDITIONS, explain_fault
         ("MISCONF Redis is configured to save RDB snapshots", Cause.STORE_DISK),
         ("MISCONF Errors writing to the AOF file: No space left", Cause.STORE_DISK),
         ("Authentication required.", Cause.STORE_FORBIDDEN),
+        ("Protocol error: unauthenticated multibulk length", Cause.STORE_FORBIDDEN),
+        ("Protocol error: unauthenticated bulk length", Cause.STORE_FORBIDDEN),
         ("invalid username-password pair or user is disabled.", Cause.STORE_FORBIDDEN),
         ("this user has no permissions to run the 'evalsha' command", Cause.STORE_FORBIDDEN),
         ("BUSY Redis is busy running a script.", Cause.STORE_BUSY),
