@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -74,9 +73,9 @@ class Model:
 
 
 def digest_of_tensors(tensors: Iterable[tuple[str, npt.NDArray[np.float32]]]) -> bytes:
-    """SHA-256 of names, shapes and values, in whatever order they come: equal for one model."""
+    """SHA-256 of names, shapes and values in their order, which some training relies on."""
     total = hashlib.sha256()
-    for name, values in sorted(tensors, key=itemgetter(0)):
+    for name, values in tensors:
         text = name.encode("utf-8", "surrogateescape")
         head = [len(text), values.ndim, *values.shape]
         total.update(b"".join(number.to_bytes(8, "big") for number in head) + text)

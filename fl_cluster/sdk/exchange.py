@@ -96,6 +96,10 @@ class Dialogue:
             raise
 
 
+class OtherTerms(PeerProtocolError):
+    """The round is not about what this device was told, which may be because of old tensors."""
+
+
 class Exchange(ABC):
     """One device in one masked round."""
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, assert_never
 from fl_cluster.errors import CallerProtocolError, ExitCode, FlClusterError, PeerProtocolError
 from fl_cluster.sdk import participation
 from fl_cluster.sdk.answers import model_of, not_ready, now_ms, plan_of, refused
-from fl_cluster.sdk.exchange import Dialogue, Question, timestamp_now
+from fl_cluster.sdk.exchange import Dialogue, OtherTerms, Question, timestamp_now
 from fl_cluster.sdk.protection import Demand, Protector, Tensors
 from fl_cluster.sdk.retry import Backoff
 from fl_cluster.sdk.training import (
@@ -174,9 +174,13 @@ class Life:
         plan = plan_of(message.iteration, message.fl_plan_config)
         self._let_go_before(plan.round_number, held_round)
         work = self.work
-        exchange = self.protector.exchange(
-            demand, work.device_id, plan, work.identity, self.weights
-        )
+        try:
+            exchange = self.protector.exchange(
+                demand, work.device_id, plan, work.identity, self.weights
+            )
+        except OtherTerms as exc:
+            self.digest = None  # the next answer brings the whole model
+            raise NoAnswer(str(exc)) from exc
         self.admission = Admission(plan, demand, began_s, self.digest, exchange)
         return participation.Admitted(
             plan.round_number, plan.rounds_total, held_round, now_ms(), demand.is_masked

@@ -29,7 +29,7 @@ from fl_cluster.privacy.ring.device import Identity, RingDevice
 from fl_cluster.privacy.ring.messages import Report, RingRound, RosterView
 from fl_cluster.privacy.ring.packing import Place
 from fl_cluster.privacy.ring.terms import terms_of
-from fl_cluster.sdk.exchange import Exchange, Question, Steps, Tensors
+from fl_cluster.sdk.exchange import Exchange, OtherTerms, Question, Steps, Tensors
 from fl_cluster.sdk.identity import DeviceIdentity
 from fl_cluster.sdk.peers import ring_identity
 from fl_cluster.sdk.training import RoundPlan
@@ -112,7 +112,7 @@ class SumTerms:
             model=digest_of_tensors(model.items()),
         )
         if packing.terms_digest(announced, start) != self.ring.terms:
-            raise PeerProtocolError(
+            raise OtherTerms(
                 "the terms of the round are not those that this device was told: another model,"
                 " other numbers to train with, or another way to count"
             )

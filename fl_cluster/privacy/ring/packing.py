@@ -7,6 +7,7 @@ Who is whose neighbour, and whether a message may be sent at all, is not looked 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -80,7 +81,7 @@ def ring_round(announced: SecureRound, job: str, number: int) -> RingRound:
             announced.corrupt, announced.dropout, announced.safety_bits, announced.failure_bits
         )
         return RingRound(
-            f"{job}/{announced.instance or ''}",
+            f"{len(job)}/{job}/{announced.instance or ''}",
             number,
             announced.attempt,
             elements,
@@ -112,7 +113,7 @@ def terms_digest(announced: SecureRound, start: Start) -> bytes:
     let all but one send what it knows already, or what vanishes beside the one.
     """
     numbers = (start.rounds, start.epochs, start.batch_size, announced.cohort_size)
-    rate = np.float32(start.learning_rate).tobytes()
+    rate = struct.pack(">d", start.learning_rate)
     added = [
         (tensor.weight_fullname or "", tensor.elements, tensor.exponent)
         for tensor in announced.tensors or ()

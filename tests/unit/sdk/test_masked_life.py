@@ -20,6 +20,7 @@ from fl_cluster.wire.messages import (
     CipherPublicParams,
     PWParams,
     RequestExchangeKeys,
+    RequestFLJob,
     RequestSecureOffer,
     ResponseExchangeKeys,
     ResponseFLJob,
@@ -198,6 +199,28 @@ async def test_a_round_that_promises_too_little_is_refused_before_anything_is_sa
 
     assert {endpoint for endpoint, _ in cluster.requests} == {"startFLJob"}
     assert train.plans == []
+
+
+async def test_a_device_that_is_told_other_terms_comes_again_and_asks_for_the_whole_model(
+    make_cluster: Any, serve: Any, adding: Any
+) -> None:
+    """Its tensors may be old ones: that is no reason to end its life."""
+
+    def refuse() -> web.Response:
+        return packed_answer(ResponseSecureStep(retcode=300, verdict="bad_request"), 400)
+
+    cluster = routed(make_cluster(), {"secure/offer": refuse})
+    announcing(cluster, terms=bytes(32))
+    announcing(cluster)
+
+    async with serve(cluster) as url:
+        with pytest.raises(CallerProtocolError):  # by the offer, of which there is one
+            await a_device(url, adding(1.0)).run()
+
+    asked = [packed.decode(RequestFLJob, body) for body in cluster.bodies("startFLJob")]
+    assert len(asked) == 2
+    assert asked[1].model_digest is None
+    assert len(cluster.bodies("secure/offer")) == 1
 
 
 async def test_what_the_owner_of_a_device_demands_decides(

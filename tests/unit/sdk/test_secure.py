@@ -298,6 +298,7 @@ def resealed(announced: SecureRound, start: packing.Start = START) -> SecureRoun
         (ANNOUNCED._replace(terms=None), "not those that this device was told"),
         (resealed(ANNOUNCED, START._replace(model=bytes(32))), "not those that this device"),
         (resealed(ANNOUNCED, START._replace(learning_rate=0.0)), "not those that this device"),
+        (resealed(ANNOUNCED, START._replace(learning_rate=0.1 + 1e-16)), "not those that this"),
         (resealed(ANNOUNCED, START._replace(epochs=0)), "not those that this device"),
         (ANNOUNCED._replace(cohort_size=6), "not those that this device was told"),
         (ANNOUNCED._replace(tensors=ANNOUNCED.tensors[::-1]), "not those that this device"),
@@ -319,11 +320,17 @@ def test_devices_that_were_told_different_terms_are_not_in_one_round() -> None:
         resealed(ANNOUNCED, START._replace(learning_rate=0.0)),
         resealed(with_tensor("w", 6, -1_000)),
         resealed(ANNOUNCED._replace(cohort_size=6)),
+        resealed(ANNOUNCED, START._replace(learning_rate=1e-50)),
     ]
     rings = [packing.ring_round(each, "digits", NUMBER) for each in (ANNOUNCED, *others)]
+    # The name of the job does not run into that of the run.
+    rings += [
+        packing.ring_round(ANNOUNCED._replace(instance=instance), job, NUMBER)
+        for job, instance in (("digits", "a/b"), ("digits/a", "b"))
+    ]
     leaves = {Offer("a", b"", b"", b"").leaf(ring) for ring in rings}
 
-    assert len({ring.digest for ring in rings}) == len(leaves) == 5
+    assert len({ring.digest for ring in rings}) == len(leaves) == len(rings)
 
 
 def test_a_sum_that_is_scaled_for_a_crowd_is_not_one_of_a_few() -> None:

@@ -69,7 +69,7 @@ def test_a_round_is_the_same_for_all_sides_and_for_no_other_run_or_attempt() -> 
 
     ring = packing.ring_round(travelled(told), "digits", 7)
 
-    assert ring == RingRound("digits/run-1", 7, 1, 5, 3)
+    assert ring == RingRound("6/digits/run-1", 7, 1, 5, 3)
     others = (told._replace(instance="run-2"), told._replace(attempt=2), told._replace(tensors=()))
     digests = {packing.ring_round(other, "digits", 7).digest for other in (told, *others)}
     assert len(digests) == 4
