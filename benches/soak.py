@@ -52,26 +52,32 @@ class Attacker:
         """Bytes of a whole update."""
         self.facts: ATTACK_FACTS = collections.Counter()
 
-    async def connect(self) -> Wire | None:
-        """A connection; None when it was refused."""
-        try:
-            return await asyncio.open_connection(*self.address)
-        except OSError:
-            self.facts["refused"] += 1
-            return None
-
-    async def many(self, count: int, each: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do `each` so often at the same time, and again whenever one ends, until cancelled."""
+    async def many(self, count: int, each: Callable[[Wire], Coroutine[Any, Any, None]]) -> None:
+        """Do `each` with so many connections at the same time, and again whenever one ends."""
 
         async def again() -> None:
             while True:
-                try:
-                    await each()
-                except OSError:
-                    self.facts["closed"] += 1
+                await self._once(each)
                 await asyncio.sleep(0.05)
 
         await asyncio.gather(*(again() for _ in range(count)))
+
+    async def _once(self, each: Callable[[Wire], Coroutine[Any, Any, None]]) -> None:
+        try:
+            wire = await asyncio.open_connection(*self.address)
+        except OSError:
+            self.facts["refused"] += 1
+            return
+        self.facts["opened"] += 1
+        try:
+            await each(wire)
+        except OSError:
+            self.facts["closed"] += 1
+
+    async def upload_start(self, wire: Wire, count: int) -> None:
+        """Say that a whole update comes, send so many bytes of it, and wait."""
+        wire[1].write(HEAD.format(length=self.size).encode() + bytes(count))
+        await self.until_closed(wire)
 
     async def until_closed(self, wire: Wire) -> None:
         """Listen until the server closes; its answer's status line is counted."""
@@ -87,24 +93,13 @@ class Attacker:
 
 async def idle(attacker: Attacker) -> None:
     """10,000 connections that say nothing."""
-
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is not None:
-            attacker.facts["opened"] += 1
-            await attacker.until_closed(wire)
-
-    await attacker.many(10_000, one)
+    await attacker.many(10_000, attacker.until_closed)
 
 
 async def slow_heads(attacker: Attacker) -> None:
     """500 connections that send the head of a request byte by byte."""
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         listening = asyncio.create_task(attacker.until_closed(wire))
         for byte in HEAD.format(length=attacker.size).encode():
             if listening.done():
@@ -118,26 +113,13 @@ async def slow_heads(attacker: Attacker) -> None:
 
 async def slow_bodies(attacker: Attacker) -> None:
     """200 uploads of which the first 64 KiB come, and then nothing."""
-
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
-        wire[1].write(HEAD.format(length=attacker.size).encode() + bytes(65_536))
-        await attacker.until_closed(wire)
-
-    await attacker.many(200, one)
+    await attacker.many(200, lambda wire: attacker.upload_start(wire, 65_536))
 
 
 async def drips(attacker: Attacker) -> None:
     """40 uploads of which the first 64 KiB come, and then five bytes a second."""
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         listening = asyncio.create_task(attacker.until_closed(wire))
         wire[1].write(HEAD.format(length=attacker.size).encode() + bytes(66_000))
         while not listening.done() and not wire[1].is_closing():
@@ -150,27 +132,14 @@ async def drips(attacker: Attacker) -> None:
 
 async def short_starts(attacker: Attacker) -> None:
     """9,000 uploads of which 65,000 bytes come, and then nothing."""
-
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
-        wire[1].write(HEAD.format(length=attacker.size).encode() + bytes(65_000))
-        await attacker.until_closed(wire)
-
-    await attacker.many(9_000, one)
+    await attacker.many(9_000, lambda wire: attacker.upload_start(wire, 65_000))
 
 
 async def slow_readers(attacker: Attacker) -> None:
     """500 connections that ask for the model and do not take it."""
     question = b"".join(bytes(part) for part in Device({}).get_model.request(0).parts)
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         reader, writer = wire
         writer.write(question)
         await reader.read(1_000)
@@ -184,11 +153,7 @@ async def lying_lengths(attacker: Attacker) -> None:
     """100 connections whose bodies are shorter than they say, longer, or endless."""
     lengths = [attacker.size, 10**15, -1, attacker.size * 2]
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         length = lengths[attacker.facts["opened"] % len(lengths)]
         wire[1].write(HEAD.format(length=length).encode() + bytes(100_000))
         if attacker.facts["opened"] % 2:
@@ -206,11 +171,7 @@ async def gzip_bombs(attacker: Attacker) -> None:
         "Content-Encoding: gzip\r\n\r\n"
     ).encode()
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         reader, writer = wire
         try:
             for _ in range(10):
@@ -232,11 +193,7 @@ async def header_floods(attacker: Attacker) -> None:
     """100 connections that send headers without end."""
     line = b"X-Header: " + b"x" * 8_000 + b"\r\n"
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         listening = asyncio.create_task(attacker.until_closed(wire))
         wire[1].write(b"POST /updateModel HTTP/1.1\r\nHost: x\r\n")
         while not listening.done():
@@ -252,11 +209,7 @@ async def garbage(attacker: Attacker) -> None:
     """100 connections that upload bytes which are no message."""
     noise = bytes(n * 37 % 251 for n in range(attacker.size // 4))
 
-    async def one() -> None:
-        wire = await attacker.connect()
-        if wire is None:
-            return
-        attacker.facts["opened"] += 1
+    async def one(wire: Wire) -> None:
         wire[1].write(HEAD.format(length=len(noise)).encode() + noise)
         wire[1].write_eof()
         await attacker.until_closed(wire)
