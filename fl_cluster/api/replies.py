@@ -123,20 +123,21 @@ class Replies:
     ) -> bytes:
         """The answer to an admitted device, with the model unless it holds it already."""
         base = self._view.base
-        # Now, because the answer may be built when the view has another base already.
-        secure = announcement(self._view) if self._is_secure else None
         if dialect.is_native and asked.model_digest == base.record.digest:
-            response = self._admitted(snapshot, base, secure)._replace(model_unchanged=True)
+            response = self._admitted(snapshot, base)._replace(model_unchanged=True)
             return dialect.encode(response)
         is_small = self._is_small(asked.download_compress_types)
-
-        def build() -> bytes:
-            choice = self._choice_at_check_in(dialect)
-            response = self._admitted(snapshot, base, secure)
-            return dialect.encode(_carrying(response, base.model, choice, is_small=is_small))
-
         self._ready.keep_only(snapshot.ref)
         key = ("check_in", dialect.is_native, is_small, snapshot.ref, base.record.digest)
+        body = self._ready.peek(key)
+        if body is not None:
+            return body
+        # Now, because the answer may be built when the view has another base already.
+        response, choice = self._admitted(snapshot, base), self._choice_at_check_in(dialect)
+
+        def build() -> bytes:
+            return dialect.encode(_carrying(response, base.model, choice, is_small=is_small))
+
         return await self._ready.get(key, base.model.layout.size, build)
 
     def _is_small(self, known: tuple[int, ...] | None) -> bool:
@@ -181,9 +182,7 @@ class Replies:
             unsupervised_eval_flg=int(self._view.parameters.is_evaluated),
         )
 
-    def _admitted(
-        self, snapshot: Snapshot, base: StoredModel, secure: messages.SecureRound | None
-    ) -> messages.ResponseFLJob:
+    def _admitted(self, snapshot: Snapshot, base: StoredModel) -> messages.ResponseFLJob:
         return self._check_in(snapshot)._replace(
             retcode=ResponseCode.SUCCEED,
             reason="success",
@@ -192,7 +191,7 @@ class Replies:
             verdict="accepted",
             model_round=base.record.number,
             model_digest=base.record.digest,
-            secure=secure,
+            secure=announcement(self._view) if self._is_secure else None,
         )
 
     def _make_plan(self, hyper_parameters: str) -> tuple[messages.FLPlan, float]:
