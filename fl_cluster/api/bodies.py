@@ -241,7 +241,8 @@ class BodyReader:
 
     async def _start(self, content: StreamReader, first: bytes, reading: Reading) -> bytes:
         """The beginning of a body, as far as it is needed for a share, or all of it."""
-        if len(first) >= min(START_BYTES, self.limit + 1):
+        enough = min(START_BYTES, self.limit + 1)
+        if len(first) >= enough:
             reading.received = len(first)
             return first
         start = bytearray()
@@ -252,7 +253,7 @@ class BodyReader:
                 start += chunk
                 if not self._paces.start_on(reading, len(chunk)):
                     raise TooBusy
-                if len(start) >= min(START_BYTES, self.limit + 1) or content.at_eof():
+                if len(start) >= enough or content.at_eof():
                     break
                 self._look_out()
                 chunk = await content.readany()

@@ -124,12 +124,11 @@ class Figures:
             "When the first of the scheduler's certificates and revocation lists ends, in seconds"
             " since the epoch; NaN without TLS.",
         )
-        self._name_loads()
+        self._name_loads(gauge)
         self._spending: Spending | None = None
-        self._name_costs()
+        self._name_costs(gauge)
 
-    def _name_costs(self) -> None:
-        gauge = partial(Gauge, registry=self._registry)
+    def _name_costs(self, gauge: Callable[..., Gauge]) -> None:
         self._epsilon = gauge(
             "fl_cluster_privacy_epsilon", "What noise has cost; NaN in a job without any."
         )
@@ -145,8 +144,7 @@ class Figures:
         """Tell what noise has cost, too."""
         self._spending = spending
 
-    def _name_loads(self) -> None:
-        gauge = partial(Gauge, registry=self._registry)
+    def _name_loads(self, gauge: Callable[..., Gauge]) -> None:
         self._requests = gauge(
             "fl_cluster_requests_per_second", "Requests of devices, over all linked servers."
         )
