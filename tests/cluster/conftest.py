@@ -280,6 +280,12 @@ def launch_three(options: LaunchOptions, folder: Path) -> list[Started]:
 
 
 @pytest.fixture
+def start_three() -> Callable[[LaunchOptions, Path], list[Started]]:
+    """Starts a scheduler and two servers, which come last."""
+    return launch_three
+
+
+@pytest.fixture
 def run_digits(tmp_path: Path) -> Callable[..., AbstractContextManager[list[Started]]]:
     """Runs a scheduler and two servers with an embedded Redis and the settings of the digits, as
     long as the block lasts; the servers come last."""

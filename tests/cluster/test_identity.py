@@ -24,8 +24,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_cluster.app import launch
-from fl_cluster.app.demo_cluster import free_ports
-from fl_cluster.app.launch import LaunchOptions, ServerLaunch, Started
+from fl_cluster.app.launch import LaunchOptions, Started
 from fl_cluster.errors import CallerProtocolError
 from fl_cluster.sdk import (
     DeviceIdentity,
@@ -113,7 +112,7 @@ class Cluster:
 
 
 @pytest.fixture
-def start(tmp_path: Path, redis_server: Any) -> Iterator[Callable[..., Cluster]]:
+def start(tmp_path: Path, redis_server: Any, start_three: Any) -> Iterator[Callable[..., Cluster]]:
     """Starts a cluster whose configuration ends in `extra`; it is stopped after the test.
 
     `changes` are other values of keys that it has.
@@ -127,17 +126,8 @@ def start(tmp_path: Path, redis_server: Any) -> Iterator[Callable[..., Cluster]]
         for key, value in changes.items():
             text = re.sub(rf"(?<={key}: )[^,}}\n]+", value, text)
         path.write_text(text + extra)
-        manage, *ports = free_ports([0, 0, 0])
         options = LaunchOptions(str(path), tmp_path / "logs")
-        commands = [launch.scheduler_command(options, f"127.0.0.1:{manage}")]
-        for port in ports:
-            servers = ServerLaunch(
-                http_address=f"127.0.0.1:{port}",
-                checkpoint_dir=str(tmp_path / "checkpoints"),
-                model=str(tmp_path / "initial.npz"),
-            )
-            commands += launch.server_commands(options, servers, lambda _: None)
-        cluster = Cluster(tmp_path, launch.start(commands, patience_s=30, tell=lambda _: None))
+        cluster = Cluster(tmp_path, start_three(options, tmp_path))
         started.extend(cluster.processes)
         return cluster
 
