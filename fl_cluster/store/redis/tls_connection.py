@@ -7,8 +7,7 @@ certificate would come into force only with the next start.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis.asyncio as redis_asyncio
@@ -31,6 +30,7 @@ class TlsConnection(redis_asyncio.Connection):
     def __init__(self, *, tls: StoreTls, **options: Any) -> None:
         super().__init__(**options)
         self._tls = tls
+        self._has_answered = False
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         try:
@@ -53,6 +53,7 @@ class TlsConnection(redis_asyncio.Connection):
         return f"{TLS_FAILED} with {self.host}:{self.port}: {sentence}"
 
     async def _connect(self) -> None:
+        self._has_answered = False
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except TimeoutError as exc:
@@ -72,19 +73,42 @@ class TlsConnection(redis_asyncio.Connection):
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """Send; Redis may have minded our certificate after the handshake, which ends only then."""
-        with self._explained():
+        try:
             await super().send_packed_command(*args, **options)
+        except exceptions.ConnectionError as exc:
+            if not (sentence := await self._sentence(exc)):
+                raise
+            raise exceptions.ConnectionError(self._tls_message(sentence)) from exc
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """The next answer, likewise."""
-        with self._explained():
-            return await super().read_response(*args, **options)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
         try:
-            yield
+            answer = await super().read_response(*args, **options)
         except exceptions.ConnectionError as exc:
-            if is_cut_off(exc):
+            if not (sentence := await self._sentence(exc)):
                 raise
-            raise exceptions.ConnectionError(self._tls_message(explain_outgoing(exc))) from exc
+            raise exceptions.ConnectionError(self._tls_message(sentence)) from exc
+        self._has_answered = True
+        return answer
+
+    async def _sentence(self, fault: exceptions.ConnectionError) -> str:
+        """What TLS minds; empty when the fault is about something else."""
+        if not is_cut_off(fault):
+            return explain_outgoing(fault)
+        return "" if self._has_answered else await self._objection()
+
+    async def _objection(self) -> str:
+        """What Redis says to whoever only listens after the handshake; empty when nothing.
+
+        Who has sent something meanwhile may see no more than a reset, in which the alert is lost.
+        """
+        try:
+            async with asyncio.timeout(PROBE_S):
+                reader, writer = await asyncio.open_connection(**self._connection_arguments())
+                try:
+                    await reader.read(1)
+                finally:
+                    writer.transport.abort()
+        except OSError as exc:  # a timeout is one, and what TLS minds another
+            return "" if is_cut_off(exc) else explain_outgoing(exc)
+        return ""
